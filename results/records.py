@@ -1,0 +1,447 @@
+"""The vocabulary: every value that is stored, told to a strategy, or passed between packages.
+
+All types are frozen dataclasses of plain values, so that they can be stored as JSON
+(:mod:`results.codec`), compared and hashed.  Nothing here computes statistics: raw
+samples are what is kept, :mod:`results.statistics` is what reads them.  Standard library only.
+
+Units are SI and stand in the name: ``_s _j _w _hz _bytes _c``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from results.codec import digest, to_json
+from results.errors import ConfigError, StoreError
+
+Option = str | int | float | bool
+"""Value of an option of a target, and of a decision."""
+
+FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
+"""File format that each runtime runs."""
+
+
+# --------------------------------------------------------------------------- what is searched
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One point of a search space, in canonical form: a decision that does not apply is 0.
+
+    Attributes:
+        space: Fingerprint of the space's name and decisions; choices mean nothing without it.
+        choices: Index of the option taken, per decision, shape ``(decisions,)``.
+    """
+
+    space: str
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much training a trial gets.  Of training only: the board always gets the full network.
+
+    Attributes:
+        epochs: Passes over the (sub)set; at least 1.
+        subset: Share of the training data, in (0, 1].
+        width: Multiplier of the channel numbers while training, in (0, 1].
+        resolution: Edge of the images in pixels while training; None for the data's own.
+    """
+
+    epochs: int
+    subset: float = 1.0
+    width: float = 1.0
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or not 0 < self.subset <= 1 or not 0 < self.width <= 1:
+            raise ConfigError(f"fidelity needs epochs >= 1 and 0 < subset, width <= 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a strategy asks for.
+
+    Attributes:
+        architecture: What to build.
+        fidelity: How far to train it.
+        weights_from: Trial whose weights are taken over, ``"supernet"``, or None for fresh ones.
+        note: Whatever the strategy needs back when the trial is told; JSON values only.
+    """
+
+    architecture: Architecture
+    fidelity: Fidelity
+    weights_from: int | str | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A proposal with its number; trials are numbered from 0 in the order of asking."""
+
+    number: int
+    proposal: Proposal
+
+
+# --------------------------------------------------------------------------- where it is measured
+
+
+@dataclass(frozen=True)
+class Target:
+    """One physical unit with one way of running files on it.  Limits, fronts and CSVs speak of these.
+
+    Attributes:
+        device: Name in the lab file.
+        runtime: ``onnxruntime`` or ``tflite``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        options: Runtime options as sorted pairs, such as ``(("threads", 1),)``.
+    """
+
+    device: str
+    runtime: str
+    precision: str = "fp32"
+    options: tuple[tuple[str, Option], ...] = (("threads", 1),)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(sorted((k, v) for k, v in self.options)))
+
+    @property
+    def name(self) -> str:
+        """Name in limits and file names, such as ``pi5-tflite-fp32-threads1``."""
+        tail = "".join(f"-{key}{value}" for key, value in self.options)
+        return f"{self.device}-{self.runtime}-{self.precision}{tail}"
+
+    @property
+    def file_format(self) -> str:
+        """``onnx`` or ``tflite``."""
+        return FORMATS[self.runtime]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.  Levels: screen < search < confirm < nightly.
+
+    Attributes:
+        name: Level.
+        sessions: Least and greatest number of sessions; more are added until ``half_width`` holds.
+        agents: Freshly started agents over which the sessions are spread.
+        half_width: Relative half width of the 95 % interval of the median at which to stop.
+        session_s: Duration of the timed runs of one session [s]; at least 1 run, see ``min_runs``.
+        warmup_s: Duration of the warm-up of one session [s].
+        min_runs: Least number of timed runs in a session.
+        max_runs: Greatest number of timed runs in a session.
+        load_limit_s: Longest time a session may take to load and run once [s].
+        energy: Whether energy is measured.
+        spread: Known spread between sessions of the target: standard deviation of the log of session
+            medians; 0 where nothing is known yet.
+        spread_sessions: Degrees of freedom behind ``spread``.
+    """
+
+    name: str
+    sessions: tuple[int, int] = (3, 6)
+    agents: int = 1
+    half_width: float = 0.02
+    session_s: float = 0.1
+    warmup_s: float = 0.05
+    min_runs: int = 20
+    max_runs: int = 2000
+    load_limit_s: float = 60.0
+    energy: bool = False
+    spread: float = 0.0
+    spread_sessions: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = self.sessions
+        if not 1 <= low <= high or not 1 <= self.agents <= low or not 1 <= self.min_runs <= self.max_runs:
+            raise ConfigError(f"plan {self.name!r}: needs 1 <= agents <= sessions and 1 <= runs, got {self}")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file.
+
+    Attributes:
+        sha256: Hash of the file.
+        graph: Hash of the structure without the weights; equals ``sha256`` where they cannot be told apart.
+        weights: Hash of the weights; empty where they cannot be told apart, ``untrained`` for a screen.
+        file_format: ``onnx`` or ``tflite``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        size_bytes: Size of the file.
+    """
+
+    sha256: str
+    graph: str
+    weights: str
+    file_format: str
+    precision: str
+    size_bytes: int
+
+
+# --------------------------------------------------------------------------- what was measured
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """State of a board around one session.  None where the board does not tell.
+
+    Attributes:
+        temperature_before_c: Hottest SoC zone before the timed runs.
+        temperature_after_c: ... and after.
+        clock_before_hz: Current clock of the fastest CPU used, before.
+        clock_after_hz: ... and after.
+        throttle_events: Number of throttle indications that appeared during the session.
+        load_average: One-minute load average before the session.
+        cpu_pressure: Share of the session in which some task waited for a CPU (PSI), 0..1.
+        involuntary_switches: Involuntary context switches of the session's process.
+        major_faults: Page faults that went to disk.
+        swapped_pages: Pages swapped in and out on the whole board.
+    """
+
+    temperature_before_c: float | None = None
+    temperature_after_c: float | None = None
+    clock_before_hz: float | None = None
+    clock_after_hz: float | None = None
+    throttle_events: int | None = None
+    load_average: float | None = None
+    cpu_pressure: float | None = None
+    involuntary_switches: int | None = None
+    major_faults: int | None = None
+    swapped_pages: int | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One fresh process on the board that loaded a file and ran it: raw.
+
+    Attributes:
+        role: ``model``, or ``reference`` for the fixed network measured beside it.
+        agent: Number of the freshly started agent it belongs to, from 0.
+        load_s: Time to load the file.
+        cold_s: Time of the very first run.
+        warmup_runs: Runs thrown away after the first.
+        durations_s: Timed runs in order, shape ``(runs,)``.
+        peak_memory_bytes: VmHWM of the process (host memory only), or None.
+        conditions: State of the board around it.
+        started_at: Host's wall clock, seconds since the epoch.
+    """
+
+    role: Literal["model", "reference"]
+    agent: int
+    load_s: float
+    cold_s: float
+    warmup_runs: int
+    durations_s: tuple[float, ...]
+    peak_memory_bytes: int | None
+    conditions: Conditions
+    started_at: float
+
+    def __post_init__(self) -> None:
+        if not self.durations_s or not all(math.isfinite(d) and d > 0 for d in self.durations_s):
+            raise StoreError("a session needs timed runs, all finite and positive")
+
+
+@dataclass(frozen=True)
+class PowerTrace:
+    """Power over time as a meter gave it.
+
+    Attributes:
+        source: Meter and rail.
+        coverage: What the figure includes: ``module``, ``package``, ``rails`` or ``wall``.
+        clock: Machine whose monotonic clock ``times_s`` is in.
+        times_s: Times of the samples, shape ``(n,)``.
+        powers_w: Power, shape ``(n,)``.
+    """
+
+    source: str
+    coverage: str
+    clock: str
+    times_s: tuple[float, ...]
+    powers_w: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClockFit:
+    """How a machine's monotonic clock maps to the host's: t + offset_s + drift * t, within bound_s."""
+
+    machine: str
+    offset_s: float
+    drift: float
+    bound_s: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything that must be equal for two measurements to be comparable.
+
+    Attributes:
+        facts: Sorted pairs: board model, unit, kernel, OS, Python, runtime and its version, governor,
+            emulation, agent ...
+    """
+
+    facts: tuple[tuple[str, str], ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the facts; measurements share a front only where it is equal per device."""
+        return digest(to_json(self))
+
+    def get(self, key: str, default: str = "unknown") -> str:
+        """Value of a fact."""
+        return dict(self.facts).get(key, default)
+
+
+@dataclass(frozen=True)
+class RanOn:
+    """What really ran a file, as the runtime itself says.
+
+    Attributes:
+        runtime: Runtime and package, such as ``tflite (ai-edge-litert)``.
+        version: Its version.
+        threads: Number of threads that it was given.
+        provider: Execution providers or delegates, in order.
+        cpus: CPUs that the process was allowed on.
+    """
+
+    runtime: str
+    version: str
+    threads: int
+    provider: str
+    cpus: tuple[int, ...] = ()
+
+
+Origin = Literal["measured", "modelled", "replayed"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All sessions of one artifact on one target by one plan.  Needs no trial.
+
+    Attributes:
+        artifact: What ran.
+        target: Where and how.
+        plan: How much.
+        environment: Conditions of comparability.
+        sessions: Raw sessions, of the model and of the reference.
+        ran_on: What really ran it.
+        origin: ``measured`` on the device named, ``replayed`` from stored figures, or ``modelled``.
+        traces: Power.
+        clocks: How the traces' clocks map to the board's.
+        dropped: Reasons of sessions that were thrown away and measured again.
+    """
+
+    artifact: Artifact
+    target: Target
+    plan: Plan
+    environment: Environment
+    sessions: tuple[Session, ...]
+    ran_on: RanOn
+    origin: Origin = "measured"
+    traces: tuple[PowerTrace, ...] = ()
+    clocks: tuple[ClockFit, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What evaluating a trained network on one split gave: raw.
+
+    Attributes:
+        value: Value of the task's metric, such as accuracy in 0..1.
+        examples: Number of independent examples behind it.
+        proportion: Whether ``value`` is a share of ``examples`` (then it has a Wilson interval).
+    """
+
+    value: float
+    examples: int
+    proportion: bool = True
+
+
+# --------------------------------------------------------------------------- what is wanted
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval; ``low <= value <= high``."""
+
+    low: float
+    value: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"an interval needs low <= value <= high, got {self}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of an evaluation that is an objective or has a limit.
+
+    Attributes:
+        name: ``accuracy`` (the task's metric), ``latency_p50``, ``latency_p90``, ``latency_p99``,
+            ``energy``, ``peak_memory``, ``size``, ``macs`` or ``parameters``; SI units.
+        targets: Names of the targets it is taken from; empty where it belongs to no target.
+        scales: One per target: the metric is the worst of value / scale.  Empty means 1.
+        maximise: Whether more is better.
+    """
+
+    name: str
+    targets: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
+    maximise: bool = False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A hard limit: ``metric <= upper``.
+
+    Attributes:
+        metric: What is limited; exactly one target where it belongs to a target.
+        upper: Greatest value allowed, SI.
+        certainty: Confidence of the interval by which it is decided.
+    """
+
+    metric: Metric
+    upper: float
+    certainty: float = 0.95
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the search is after.  Objectives in order; the first is the accuracy."""
+
+    objectives: tuple[Metric, ...]
+    limits: tuple[Limit, ...] = ()
+
+
+State = Literal["complete", "infeasible", "failed", "unmeasured"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything known about a trial in its final state; this is what a strategy is told.
+
+    Attributes:
+        trial: The trial.
+        state: ``complete``; ``infeasible`` (a limit is certainly broken; not trained); ``failed``
+            (the candidate's fault, see ``error``); ``unmeasured`` (the board's fault).
+        measurements: Per target name.
+        accuracy: Score on the validation split per precision; the only one a strategy sees.
+        network: ``macs``, ``parameters``, ``activation_bytes`` and ``size_bytes_<format>``.
+        learning_curve: Validation score after each epoch, shape ``(epochs,)``.
+        checkpoint: Hash of the trained weights in the store, or None.
+        training_s: CPU time of the training.
+        error: Why it failed.
+    """
+
+    trial: Trial
+    state: State
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    accuracy: Mapping[str, Score] = field(default_factory=dict)
+    network: Mapping[str, float] = field(default_factory=dict)
+    learning_curve: tuple[float, ...] = ()
+    checkpoint: str | None = None
+    training_s: float = 0.0
+    error: str | None = None

@@ -1,0 +1,184 @@
+"""The layer graph: the one description of a network from which everything else is made.
+
+The PyTorch module, the ONNX and TFLite files, MACs, parameters and activation memory all come from
+:class:`Network`, so they cannot disagree about what the network is.
+
+Shapes are without the batch: ``(channels, height, width)`` for images, ``(features,)`` after a global
+pool.  Weights are a mapping from PyTorch's state-dict names (``"<node>.weight"``, ``"<node>.bias"``,
+``"<node>.running_mean"`` ...) to float32 arrays in PyTorch's layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from results.codec import digest, to_json
+from results.errors import ArchitectureError
+
+Shape = tuple[int, ...]
+Activations = Literal["relu", "relu6", "hard_swish"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A 2-D convolution.
+
+    Attributes:
+        channels: Output channels.
+        kernel: ``(height, width)``.
+        stride: ``(vertical, horizontal)``.
+        padding: ``(top, bottom, left, right)``, zeros.
+        groups: Equal to the input channels for a depthwise convolution.
+        dilation: ``(vertical, horizontal)``.
+        bias: Whether it adds a bias; none where a batch norm follows.
+    """
+
+    channels: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation over the channels; folded into the convolution before it on export."""
+
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity, element by element."""
+
+    kind: Activations = "relu"
+
+
+@dataclass(frozen=True)
+class Add:
+    """Sum of two inputs of equal shape."""
+
+
+@dataclass(frozen=True)
+class GlobalPool:
+    """Mean over height and width: ``(c, h, w)`` to ``(c,)``."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer with bias: ``(n,)`` to ``(units,)``."""
+
+    units: int
+
+
+Layer = Conv | BatchNorm | Activation | Add | GlobalPool | Dense
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer with a name and the names of what it reads; ``"input"`` is the network's input."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A directed acyclic graph of layers, in an order in which they can be computed.
+
+    Attributes:
+        input_shape: ``(channels, height, width)``.
+        nodes: Layers; the last is the output (logits, no softmax).
+
+    Raises:
+        ArchitectureError: If a node reads what does not come before it, or shapes do not fit.
+    """
+
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        names = [node.name for node in self.nodes]
+        if not names or len(set(names)) != len(names) or "input" in names:
+            raise ArchitectureError("a network needs nodes with different names, none of them 'input'")
+        _ = self.shapes
+
+    @property
+    def output(self) -> str:
+        """Name of the last node."""
+        return self.nodes[-1].name
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of the output of every node, and of ``"input"``."""
+        shapes: dict[str, Shape] = {"input": self.input_shape}
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in shapes]
+            if missing:
+                raise ArchitectureError(f"{node.name} reads {missing[0]!r}, which is not before it")
+            try:
+                shapes[node.name] = output_shape(node.layer, [shapes[name] for name in node.inputs])
+            except ArchitectureError as error:
+                raise ArchitectureError(f"{node.name}: {error}") from error
+        return shapes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the structure: equal for networks of equal layers, whatever their nodes are called."""
+        number = {"input": 0} | {node.name: i for i, node in enumerate(self.nodes, start=1)}
+        rows = [
+            [type(n.layer).__name__, to_json(n.layer), [number[i] for i in n.inputs]] for n in self.nodes
+        ]
+        return digest([list(self.input_shape), rows])
+
+
+def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
+    """Shape that a layer makes of its inputs' shapes.
+
+    Raises:
+        ArchitectureError: If the layer cannot take them.
+    """
+    wanted = 2 if isinstance(layer, Add) else 1
+    if len(inputs) != wanted:
+        raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
+    shape = inputs[0]
+    match layer:
+        case Conv():
+            return _conv_shape(layer, shape)
+        case Add():
+            if inputs[0] != inputs[1]:
+                raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
+        case GlobalPool():
+            _expect_rank(shape, 3)
+            return shape[:1]
+        case Dense():
+            _expect_rank(shape, 1)
+            return (layer.units,)
+        case _:
+            pass
+    return shape
+
+
+def _conv_shape(layer: Conv, shape: Shape) -> Shape:
+    _expect_rank(shape, 3)
+    channels, height, width = shape
+    if layer.channels < 1 or channels % layer.groups or layer.channels % layer.groups:
+        raise ArchitectureError(f"{channels} to {layer.channels} channels do not divide into {layer.groups}")
+    top, bottom, left, right = layer.padding
+    out = []
+    for axis, (size, pad) in enumerate(((height, top + bottom), (width, left + right))):
+        reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
+        out.append((size + pad - reach) // layer.stride[axis] + 1)
+    if min(out) < 1:
+        raise ArchitectureError(f"a {layer.kernel} kernel does not fit into {shape}")
+    return (layer.channels, *out)
+
+
+def _expect_rank(shape: Shape, rank: int) -> None:
+    if len(shape) != rank:
+        raise ArchitectureError(f"needs an input of rank {rank}, got shape {shape}")
