@@ -21,7 +21,6 @@ from results.errors import StoreError
 T = TypeVar("T")
 
 
-
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -131,9 +131,7 @@ class Network:
     def fingerprint(self) -> str:
         """Hash of the structure: equal for networks of equal layers, whatever their nodes are called."""
         number = {"input": 0} | {node.name: i for i, node in enumerate(self.nodes, start=1)}
-        rows = [
-            [type(n.layer).__name__, to_json(n.layer), [number[i] for i in n.inputs]] for n in self.nodes
-        ]
+        rows = [[type(n.layer).__name__, to_json(n.layer), [number[i] for i in n.inputs]] for n in self.nodes]
         return digest([list(self.input_shape), rows])
 
 

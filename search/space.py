@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from results.codec import digest
 from results.errors import ArchitectureError, ConfigError, unknown_name
@@ -111,7 +112,9 @@ class SearchSpace(ABC):
         """Options by decision, of those that apply; inverse of :meth:`from_options`."""
         self.check(architecture)
         choices = architecture.choices
-        return {d.name: d.options[choices[i]] for i, d in enumerate(self.decisions) if self.applies(i, choices)}
+        return {
+            d.name: d.options[choices[i]] for i, d in enumerate(self.decisions) if self.applies(i, choices)
+        }
 
     def from_options(self, options: dict[str, Option]) -> Architecture:
         """The architecture with these options; decisions left out take their first option.
@@ -151,7 +154,9 @@ class SearchSpace(ABC):
         """An architecture with every option of every decision equally likely."""
         return self.architecture([int(rng.integers(len(d.options))) for d in self.decisions])
 
-    def mutate(self, architecture: Architecture, rng: np.random.Generator, *, changes: int = 1) -> Architecture:
+    def mutate(
+        self, architecture: Architecture, rng: np.random.Generator, *, changes: int = 1
+    ) -> Architecture:
         """Another architecture, ``changes`` decisions away where there are that many.
 
         A decision that comes to apply through the change takes a random option.  The space with a
@@ -169,7 +174,7 @@ class SearchSpace(ABC):
             return architecture
         changed = int(rng.choice(free))
         new = list(choices)
-        new[changed] = int((choices[changed] + rng.integers(1, len(self.decisions[changed].options))))
+        new[changed] = int(choices[changed] + rng.integers(1, len(self.decisions[changed].options)))
         new[changed] %= len(self.decisions[changed].options)
         for i in range(changed + 1, len(new)):
             if not self.applies(i, choices):
@@ -196,7 +201,7 @@ class SearchSpace(ABC):
                     seen.add(near)
                     yield near
 
-    def encode(self, architecture: Architecture) -> np.ndarray:
+    def encode(self, architecture: Architecture) -> NDArray[np.float64]:
         """Numbers in [0, 1], shape ``(m,)``: one-hot options, or the place on the scale if ordered.
 
         A decision that does not apply is all zeros (ordered ones carry an extra "applies").
@@ -207,7 +212,7 @@ class SearchSpace(ABC):
             parts += _code(decision, architecture.choices[i]) if on else [0.0] * _code_length(decision)
         return np.asarray(parts)
 
-    def features(self, architecture: Architecture) -> np.ndarray:
+    def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """What a surrogate learns from, shape ``(k,)``; spaces may add features of the built graph."""
         return self.encode(architecture)
 
