@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod, sqrt
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from results.codec import digest, to_json
 from results.errors import ArchitectureError
@@ -106,6 +110,9 @@ class Network:
         names = [node.name for node in self.nodes]
         if not names or len(set(names)) != len(names) or "input" in names:
             raise ArchitectureError("a network needs nodes with different names, none of them 'input'")
+        unfit = [name for name in names if not name or "." in name]
+        if unfit:  # a dot separates node and tensor in the names of weights
+            raise ArchitectureError(f"node name {unfit[0]!r} is empty or contains a dot")
         _ = self.shapes
 
     @property
@@ -180,3 +187,112 @@ def _conv_shape(layer: Conv, shape: Shape) -> Shape:
 def _expect_rank(shape: Shape, rank: int) -> None:
     if len(shape) != rank:
         raise ArchitectureError(f"needs an input of rank {rank}, got shape {shape}")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs by its graph alone, for one input.
+
+    Attributes:
+        macs: Multiply-accumulates of convolutions and dense layers; taps on padding count, biases,
+            batch norm, activations and additions do not.
+        parameters: Learned numbers: weights, biases, scale and shift of batch norms.
+        activation_bytes: Largest sum of the tensors alive at one time, float32 (:func:`peak_activations`).
+    """
+
+    macs: int
+    parameters: int
+    activation_bytes: int
+
+
+def costs(network: Network) -> Costs:
+    """MACs, parameters and activation memory of a network."""
+    macs = sum(node_macs(network, node) for node in network.nodes)
+    statistics = (".running_mean", ".running_var")  # gathered, not learned
+    shapes = weight_shapes(network)
+    parameters = sum(prod(shape) for name, shape in shapes.items() if not name.endswith(statistics))
+    return Costs(macs, parameters, 4 * peak_activations(network))
+
+
+def node_macs(network: Network, node: Node) -> int:
+    """Multiply-accumulates of one node; 0 for layers other than convolutions and dense ones."""
+    shape, out = network.shapes[node.inputs[0]], network.shapes[node.name]
+    match node.layer:
+        case Conv(kernel=kernel, groups=groups):
+            return prod(out) * (shape[0] // groups) * prod(kernel)
+        case Dense():
+            return shape[0] * out[0]
+        case _:
+            return 0
+
+
+def last_readers(network: Network) -> dict[str, int]:
+    """Index of the last node that reads each tensor; the output is read after the last node."""
+    last = {name: i for i, node in enumerate(network.nodes) for name in node.inputs}
+    return last | {network.output: len(network.nodes)}
+
+
+def peak_activations(network: Network) -> int:
+    """Largest number of elements alive at one time, nodes computed in their order.
+
+    A tensor lives from the node that makes it to the last node that reads it; a node's inputs and
+    output are alive together.  Batch norms and activations work in place where nothing else reads
+    their input: runtimes fold the one and fuse or overwrite with the other.
+    """
+    last = last_readers(network)
+    sizes = {name: prod(shape) for name, shape in network.shapes.items()}
+    alive = sizes["input"]
+    peak = alive
+    for i, node in enumerate(network.nodes):
+        dying = sum(sizes[name] for name in set(node.inputs) if last[name] == i)
+        in_place = isinstance(node.layer, BatchNorm | Activation) and dying > 0
+        alive += sizes[node.name]
+        peak = max(peak, alive - dying if in_place else alive)
+        alive -= dying + (0 if node.name in last else sizes[node.name])
+    return peak
+
+
+def weight_shapes(network: Network) -> dict[str, Shape]:
+    """Shape of every tensor of the weights mapping by name, running statistics included."""
+    shapes: dict[str, Shape] = {}
+    for node in network.nodes:
+        for tensor, shape in _tensors(node.layer, network.shapes[node.inputs[0]]).items():
+            shapes[f"{node.name}.{tensor}"] = shape
+    return shapes
+
+
+def _tensors(layer: Layer, shape: Shape) -> dict[str, Shape]:
+    match layer:
+        case Conv(channels=channels, kernel=kernel, groups=groups, bias=bias):
+            weight = {"weight": (channels, shape[0] // groups, *kernel)}
+            return weight | ({"bias": (channels,)} if bias else {})
+        case BatchNorm():
+            return {name: shape[:1] for name in ("weight", "bias", "running_mean", "running_var")}
+        case Dense(units=units):
+            return {"weight": (units, shape[0]), "bias": (units,)}
+        case _:
+            return {}
+
+
+def initial_weights(network: Network, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Weights to begin with: a function of network and seed alone.
+
+    Convolutions are normal with variance 2 / fan-in, fan-in being (input channels / groups) x kernel
+    taps (He et al. 2015, "Delving deep into rectifiers", eq. 10; PyTorch's ``kaiming_normal_``); the
+    dense layer, which no ReLU follows, has variance 1 / fan-in.  Fan-in keeps the scale of activations
+    where batch norms are still identities, as in a network measured before it is trained: fan-out
+    would shrink them at every depthwise layer towards denormals, which slow CPUs down tenfold.
+    """
+    rng = np.random.default_rng(seed)
+    weights: dict[str, NDArray[np.float32]] = {}
+    for name, shape in weight_shapes(network).items():
+        if len(shape) > 1:
+            deviation = sqrt((2.0 if len(shape) == 4 else 1.0) / prod(shape[1:]))
+            weights[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+        else:
+            weights[name] = np.zeros(shape, np.float32)
+    for node in network.nodes:
+        if isinstance(node.layer, BatchNorm):
+            weights[f"{node.name}.weight"] += 1
+            weights[f"{node.name}.running_var"] += 1
+    return weights

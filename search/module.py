@@ -1,0 +1,163 @@
+"""The PyTorch module of a layer graph.  The only file that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from results.errors import ArchitectureError
+from search.network import (
+    Activation,
+    Add,
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalPool,
+    Layer,
+    Network,
+    Shape,
+    initial_weights,
+    last_readers,
+)
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+}
+
+
+class NetworkModule(nn.Module):
+    """A network that PyTorch can train; the names of its state are those of the weights mapping.
+
+    Args:
+        network: What to compute.
+
+    Raises:
+        ArchitectureError: If a node has a name that PyTorch keeps for itself (``"forward"``).
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        for node in network.nodes:
+            layer = _layer_module(node.layer, network.shapes[node.inputs[0]])
+            if layer is not None:
+                try:
+                    self.add_module(node.name, layer)
+                except KeyError as error:
+                    raise ArchitectureError(f"a node cannot be called {node.name!r}: {error}") from error
+        last = last_readers(network)
+        # What nothing reads after step i; never the output, whose last reader comes after all steps.
+        self._dead = [
+            [name for name in {*node.inputs, node.name} if last.get(name, i) == i]
+            for i, node in enumerate(network.nodes)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(n, classes)`` of images ``(n, channels, height, width)``."""
+        values = {"input": images}
+        for node, dead in zip(self.network.nodes, self._dead, strict=True):
+            values[node.name] = self._compute(node.name, node.layer, [values[name] for name in node.inputs])
+            for name in dead:
+                del values[name]
+        return values[self.network.output]
+
+    def _compute(self, name: str, layer: Layer, inputs: list[Tensor]) -> Tensor:
+        match layer:
+            case Conv(padding=padding):
+                return self._convolve(name, padding, inputs[0])
+            case Activation(kind=kind):
+                return _ACTIVATIONS[kind](inputs[0])
+            case Add():
+                return inputs[0] + inputs[1]
+            case GlobalPool():
+                return inputs[0].mean((2, 3))
+            case BatchNorm() | Dense():
+                result: Tensor = self._modules[name](inputs[0])  # type: ignore[misc]
+                return result
+
+    def _convolve(self, name: str, padding: tuple[int, int, int, int], x: Tensor) -> Tensor:
+        top, bottom, left, right = padding
+        if top != bottom or left != right:
+            x = F.pad(x, (left, right, top, bottom))
+        result: Tensor = self._modules[name](x)  # type: ignore[misc]
+        return result
+
+
+def _layer_module(layer: Layer, shape: Shape) -> nn.Module | None:
+    """The module of a layer; None for one without weights."""
+    match layer:
+        case Conv():
+            top, bottom, left, right = layer.padding
+            return nn.Conv2d(
+                shape[0],
+                layer.channels,
+                layer.kernel,
+                stride=layer.stride,
+                padding=(top, left) if (top, left) == (bottom, right) else 0,
+                dilation=layer.dilation,
+                groups=layer.groups,
+                bias=layer.bias,
+            )
+        case BatchNorm():
+            norm = nn.BatchNorm2d(shape[0], eps=layer.epsilon)
+            # A count that only a cumulative average would read; without it the state is the mapping.
+            norm.num_batches_tracked = None
+            return norm
+        case Dense():
+            return nn.Linear(shape[0], layer.units)
+        case _:
+            return None
+
+
+def to_module(network: Network, weights: Weights | None = None) -> nn.Module:
+    """The network as a module ``(n, c, h, w) -> (n, classes)``, in training mode.
+
+    Args:
+        network: What to compute.
+        weights: What to compute it with; None for the initial weights of seed 0.
+
+    Raises:
+        ArchitectureError: If the weights are not those of this network.
+    """
+    with torch.device("meta"):  # no default weights: drawing them would only move the global generator
+        module = NetworkModule(network)
+    module.to_empty(device="cpu")
+    load_weights(module, initial_weights(network, 0) if weights is None else weights)
+    return module
+
+
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Copies weights into a module.
+
+    Raises:
+        ArchitectureError: If names or shapes differ from the module's; nothing is copied then.
+    """
+    state = module.state_dict()
+    if state.keys() != weights.keys():
+        odd = sorted(state.keys() ^ weights.keys())
+        raise ArchitectureError(f"weights of another network: {len(odd)} names differ, {odd[0]!r} first")
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != weights[name].shape:
+            raise ArchitectureError(
+                f"{name} has shape {weights[name].shape}, the network wants {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name], np.float32)))
+
+
+def weights_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """A copy of the weights of a module, running statistics included, in PyTorch's layout."""
+    return {
+        name: np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
+        for name, tensor in module.state_dict().items()
+    }
