@@ -1,0 +1,272 @@
+"""Figures from raw records: the only place that reads samples.
+
+**Sessions, not samples.**  Runs within one process share its memory layout, its core and its warm-up, so
+an interval over pooled runs covers the truth about half the time.  The figure of a session is the quantile
+of its runs (Hyndman & Fan 1996, type 7), and the interval is a t-interval over the logarithms of those
+figures; where a plan spreads sessions over several agents, whose forked children share one address layout,
+over the means per agent.  The value is the centre of that interval, so the geometric mean of the sessions.
+
+**Known spread.**  What a target's sessions varied by before (``Plan.spread`` with ``spread_sessions``
+degrees of freedom) is pooled with what the K sessions at hand vary by::
+
+    s^2 = (spread_sessions * spread^2 + (K - 1) * s_K^2) / (spread_sessions + K - 1)
+
+with t at ``spread_sessions + K - 1`` degrees of freedom (pooled variance, Snedecor & Cochran 1989, 6.4).
+The known spread is that of medians; for another quantile the sampling variance of that quantile within a
+session is added to it (order statistics, David & Nagaraja 2003, 7.1), because tails vary more.  Means per
+agent do not pool it: it says nothing about how agents differ.
+
+**One session of unknown spread** has no interval that could be stated; it is given as
+``value * [1/2, 2]`` so that nothing is certain by it.  A single replayed figure stands for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from results.errors import ConfigError, unknown_name
+from results.records import Evaluation, Interval, Limit, Measurement, Metric, Score, Session
+
+Floats = NDArray[np.float64]
+Decision = Literal["met", "broken", "unclear", "unknown"]
+
+CONFIDENCE = 0.95
+UNKNOWN_SPREAD = 2.0
+"""Factor by which one session of unknown spread is taken to be off, either way."""
+
+POOLED_RUNS_OF_P99 = 1000
+"""Runs in all sessions together without which there is no 99th percentile."""
+
+QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
+METRICS = ("accuracy", *QUANTILES, "energy", "peak_memory", "size", "macs", "parameters")
+
+
+# --------------------------------------------------------------------------- figures of an evaluation
+
+
+def value(evaluation: Evaluation, metric: Metric, confidence: float = CONFIDENCE) -> Interval | None:
+    """A figure of an evaluation with its interval, in SI units; None where it is not known.
+
+    * ``accuracy``: validation score at the precision of the metric's targets, ``fp32`` without targets.
+    * ``latency_p50`` (``p90``, ``p99``): see :func:`latency` [s].
+    * ``peak_memory``: greatest of the sessions, from the least to the greatest of them [bytes].
+    * ``size``: of the file that was measured; without targets, of the largest file written [bytes].
+    * ``macs``, ``parameters``: of the network.
+    * ``energy``: not known, as long as no power trace is evaluated [J].
+
+    With several targets it is the worst of figure / scale, and None if one of them is not known.
+
+    Raises:
+        ConfigError: For an unknown metric, or one that needs a target and has none.
+    """
+    if metric.name not in METRICS:
+        raise ConfigError(unknown_name("metric", metric.name, METRICS))
+    if not metric.targets:
+        return _of_network(evaluation, metric.name, confidence)
+    scales = metric.scales or (1.0,) * len(metric.targets)
+    figures = [_of_target(evaluation, metric.name, target, confidence) for target in metric.targets]
+    known = [f for f in figures if f is not None]
+    if len(known) < len(figures):
+        return None
+    worst: Callable[[list[float]], float] = min if metric.maximise else max
+    scaled = list(zip(known, scales, strict=True))
+    return Interval(
+        worst([f.low / s for f, s in scaled]),
+        worst([f.value / s for f, s in scaled]),
+        worst([f.high / s for f, s in scaled]),
+    )
+
+
+def _of_network(evaluation: Evaluation, name: str, confidence: float) -> Interval | None:
+    if name == "accuracy":
+        return _score(evaluation.accuracy.get("fp32"), confidence)
+    if name in ("macs", "parameters"):
+        return _exact(evaluation.network.get(name))
+    if name == "size":
+        return _exact(
+            max((v for k, v in evaluation.network.items() if k.startswith("size_bytes_")), default=None)
+        )
+    raise ConfigError(f"metric {name!r} is measured on a target; name one")
+
+
+def _of_target(evaluation: Evaluation, name: str, target: str, confidence: float) -> Interval | None:
+    if name in ("macs", "parameters"):
+        return _exact(evaluation.network.get(name))
+    measurement = evaluation.measurements.get(target)
+    if measurement is None:
+        return None
+    if name == "accuracy":
+        return _score(evaluation.accuracy.get(measurement.target.precision), confidence)
+    if name == "size":
+        return _exact(measurement.artifact.size_bytes)
+    if name == "peak_memory":
+        return peak_memory(measurement)
+    if name == "energy":
+        return None
+    return latency(measurement, QUANTILES[name], confidence)
+
+
+def _exact(number: float | None) -> Interval | None:
+    return None if number is None else Interval(number, number, number)
+
+
+def _score(score: Score | None, confidence: float) -> Interval | None:
+    return None if score is None else wilson(score, confidence)
+
+
+def wilson(score: Score, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a score that is a share of independent examples (Wilson 1927, no continuity correction).
+
+    A score that is no proportion has no interval that follows from it and stands for itself.
+    """
+    p, n = score.value, score.examples
+    if not score.proportion or n < 1:
+        return Interval(p, p, p)
+    z2 = float(special.ndtri(0.5 + confidence / 2)) ** 2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2) / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Interval(max(0.0, min(p, centre - half)), p, min(1.0, max(p, centre + half)))
+
+
+# --------------------------------------------------------------------------- figures of a measurement
+
+
+def latency(measurement: Measurement, quantile: float, confidence: float = CONFIDENCE) -> Interval | None:
+    """A quantile of the time of one run [s], with its interval over sessions.
+
+    None where the runs do not reach so far: every session needs ``1 / (1 - quantile)`` runs (10 for p90),
+    the 99th percentile needs :data:`POOLED_RUNS_OF_P99` in all.  Figures replayed from a table, one
+    number per session, stand for every quantile.
+
+    Args:
+        measurement: Sessions of role ``model`` are read.
+        quantile: In (0, 1).
+        confidence: Of the interval.
+    """
+    sessions = model_sessions(measurement)
+    table = measurement.origin == "replayed" and all(len(s.durations_s) == 1 for s in sessions)
+    if not sessions or not (table or _enough_runs(sessions, quantile)):
+        return None
+    logs, errors = _session_logs(sessions, quantile)
+    plan = measurement.plan
+    if plan.agents > 1:
+        logs = np.array([logs[[s.agent == agent for s in sessions]].mean() for agent in _agents(sessions)])
+    if table and len(logs) == 1:
+        return _exact(sessions[0].durations_s[0])
+    known = 0 if plan.agents > 1 else plan.spread_sessions
+    variance = plan.spread**2 + (0.0 if quantile == 0.5 else float(np.mean(errors**2)))
+    return _log_interval(logs, variance, known, confidence)
+
+
+def model_sessions(measurement: Measurement) -> list[Session]:
+    """Sessions of the artifact itself, without those of the reference."""
+    return [s for s in measurement.sessions if s.role == "model"]
+
+
+def _agents(sessions: Sequence[Session]) -> list[int]:
+    return sorted({s.agent for s in sessions})
+
+
+def _enough_runs(sessions: Sequence[Session], quantile: float) -> bool:
+    runs = [len(s.durations_s) for s in sessions]
+    if quantile >= 0.99 and sum(runs) < POOLED_RUNS_OF_P99:
+        return False
+    # The small number keeps 1 / (1 - 0.9), which is 10.000000000000002, from asking for 11.
+    return quantile <= 0.5 or min(runs) >= 1 / (1 - quantile) - 1e-9
+
+
+def _session_logs(sessions: Sequence[Session], quantile: float) -> tuple[Floats, Floats]:
+    """Logarithm of each session's quantile and its standard error within the session, each ``(K,)``.
+
+    The error is half the distance between the quantiles one binomial standard deviation to either side.
+    """
+    rows = []
+    for session in sessions:
+        step = math.sqrt(quantile * (1 - quantile) / len(session.durations_s))
+        rows.append(
+            np.quantile(session.durations_s, (quantile, max(0.0, quantile - step), min(1.0, quantile + step)))
+        )
+    logs = np.log(np.array(rows, dtype=np.float64))
+    return logs[:, 0], (logs[:, 2] - logs[:, 1]) / 2
+
+
+def _log_interval(logs: Floats, known_variance: float, known_sessions: int, confidence: float) -> Interval:
+    """t-interval of the mean of ``logs`` ``(K,)`` with a known variance pooled in, on the original scale."""
+    k, mean = len(logs), float(logs.mean())
+    freedom = known_sessions + k - 1
+    centre = math.exp(mean)
+    if freedom < 1:
+        return Interval(centre / UNKNOWN_SPREAD, centre, centre * UNKNOWN_SPREAD)
+    variance = (known_sessions * known_variance + float(((logs - mean) ** 2).sum())) / freedom
+    half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance / k)
+    return Interval(centre * math.exp(-half), centre, centre * math.exp(half))
+
+
+def half_width(interval: Interval) -> float:
+    """Relative half width of an interval that is symmetric on the log scale (0.02 is 2 %)."""
+    return 0.0 if interval.low == interval.high else math.sqrt(interval.high / interval.low) - 1
+
+
+def session_spread(measurement: Measurement) -> tuple[float, int]:
+    """Standard deviation of the log of session medians and its degrees of freedom, for ``Plan.spread``."""
+    sessions = model_sessions(measurement)
+    if len(sessions) < 2:
+        return 0.0, 0
+    return float(_session_logs(sessions, 0.5)[0].std(ddof=1)), len(sessions) - 1
+
+
+def latency_ratio(measurement: Measurement) -> float | None:
+    """Median latency over that of the reference network measured beside it; None without a reference."""
+    model = model_sessions(measurement)
+    reference = [s for s in measurement.sessions if s.role == "reference"]
+    if not model or not reference:
+        return None
+    return math.exp(_session_logs(model, 0.5)[0].mean() - _session_logs(reference, 0.5)[0].mean())
+
+
+def peak_memory(measurement: Measurement) -> Interval | None:
+    """Greatest peak of the sessions, from the least to the greatest of them (a range) [bytes]."""
+    peaks = [s.peak_memory_bytes for s in model_sessions(measurement) if s.peak_memory_bytes is not None]
+    return Interval(min(peaks), max(peaks), max(peaks)) if peaks else None
+
+
+# --------------------------------------------------------------------------- limits
+
+
+def decide(evaluation: Evaluation, limit: Limit) -> Decision:
+    """Whether a limit is kept, by the interval at the limit's certainty.
+
+    Returns:
+        ``met`` if all of the interval is within, ``broken`` if none of it is, ``unclear`` in between,
+        ``unknown`` if the figure is not known.
+    """
+    figure = value(evaluation, limit.metric, limit.certainty)
+    if figure is None:
+        return "unknown"
+    if figure.high <= limit.upper:
+        return "met"
+    return "broken" if figure.low > limit.upper else "unclear"
+
+
+def violation(evaluation: Evaluation, limits: Sequence[Limit]) -> float:
+    """How far a trial is from feasible: sum of the relative overshoots of the nominal figures.
+
+    The constraint violation of Deb 2000 (Comput. Methods Appl. Mech. Eng. 186, section 3), 0 being
+    feasible.  A figure that is not known adds nothing where another limit is exceeded (a trial over one
+    limit is not measured further); where none is, the trial is not known to be feasible, and the result
+    is infinite.
+    """
+    total, unknown = 0.0, False
+    for limit in limits:
+        figure = value(evaluation, limit.metric, limit.certainty)
+        if figure is None:
+            unknown = True
+        else:
+            total += max(0.0, figure.value - limit.upper) / (abs(limit.upper) or 1.0)
+    return math.inf if unknown and total == 0 else total
