@@ -10,13 +10,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from results.errors import StoreError
+from results.errors import ConfigError, StoreError
 
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ def _read_plain(kind: Any, data: Any, where: str) -> Any:
     if kind in (None, type(None)):
         return _expect(data is None, data, where, "null")
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
+        # Compared as it is: an integer beyond the floats' range cannot be converted.
+        return float(_expect(abs(data) <= sys.float_info.max, data, where, "a finite number"))
     if kind is int and isinstance(data, bool):
         _expect(False, data, where, "a number")
     return _expect(isinstance(data, kind), data, where, kind.__name__)
@@ -96,7 +98,7 @@ def _read_record(kind: type, data: Any, where: str) -> Any:
     values = {name: _read(hints[name], data[name], f"{where}.{name}") for name in hints if name in data}
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, ValueError, ConfigError) as error:
         raise StoreError(f"{where}: {error}") from error
 
 

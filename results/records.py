@@ -392,6 +392,10 @@ class Metric:
     scales: tuple[float, ...] = ()
     maximise: bool = False
 
+    def __post_init__(self) -> None:
+        if (self.scales and len(self.scales) != len(self.targets)) or not all(s > 0 for s in self.scales):
+            raise ConfigError(f"metric {self.name!r} needs one scale > 0 per target, got {self}")
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from results.conditions import remarks
 from results.errors import ConfigError, unknown_name
 from results.records import Evaluation, Interval, Limit, Measurement, Metric, Score, Session
 
@@ -209,8 +211,8 @@ def _log_interval(logs: Floats, known_variance: float, known_sessions: int, conf
 
 
 def half_width(interval: Interval) -> float:
-    """Relative half width of an interval that is symmetric on the log scale (0.02 is 2 %)."""
-    return 0.0 if interval.low == interval.high else math.sqrt(interval.high / interval.low) - 1
+    """Half the width of an interval over its value (0.02 is 2 %)."""
+    return (interval.high - interval.low) / 2 / interval.value
 
 
 def session_spread(measurement: Measurement) -> tuple[float, int]:
@@ -234,6 +236,37 @@ def peak_memory(measurement: Measurement) -> Interval | None:
     """Greatest peak of the sessions, from the least to the greatest of them (a range) [bytes]."""
     peaks = [s.peak_memory_bytes for s in model_sessions(measurement) if s.peak_memory_bytes is not None]
     return Interval(min(peaks), max(peaks), max(peaks)) if peaks else None
+
+
+# --------------------------------------------------------------------------- judgements
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a measurement may be trusted: ``noisy`` with care, ``invalid`` not at all; and why not."""
+
+    state: Literal["valid", "noisy", "invalid"]
+    reasons: tuple[str, ...] = ()
+
+
+def judge(measurement: Measurement) -> Verdict:
+    """Judges a measurement by the board's state (:mod:`results.conditions`) and by its own spread.
+
+    A measurement whose median has a wider interval than the plan asked for is noisy.  Figures that were
+    replayed from a table carry no conditions and are judged by their width alone.
+    """
+    sessions = model_sessions(measurement)
+    if not sessions:
+        return Verdict("invalid", ("no sessions",))
+    found = remarks(measurement, sessions)
+    reasons = [remark.text for remark in found]
+    interval = latency(measurement, 0.5)
+    if interval is not None and half_width(interval) > measurement.plan.half_width:
+        wanted = measurement.plan.half_width
+        reasons.append(f"median known to ±{half_width(interval):.1%} only (plan: ±{wanted:.1%})")
+    if any(remark.severity == "invalid" for remark in found):
+        return Verdict("invalid", tuple(reasons))
+    return Verdict("noisy" if reasons else "valid", tuple(reasons))
 
 
 # --------------------------------------------------------------------------- limits

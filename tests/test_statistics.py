@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from results.errors import ConfigError
-from results.records import Interval, Limit, Metric, Plan, Score
+from results.records import Conditions, Environment, Interval, Limit, Metric, Plan, Score
 from results.statistics import (
     decide,
     half_width,
+    judge,
     latency,
     latency_ratio,
     peak_memory,
@@ -54,7 +56,7 @@ def test_one_session_takes_its_interval_from_the_known_spread_alone() -> None:
     plan = Plan("screen", sessions=(1, 3), spread=0.01, spread_sessions=6)
     interval = latency(make_measurement([make_session([0.004] * 30)], plan=plan), 0.5)
     assert interval is not None
-    assert half_width(interval) == pytest.approx(math.expm1(2.4469118511 * 0.01))  # t(6, 0.975)
+    assert half_width(interval) == pytest.approx(math.sinh(2.4469118511 * 0.01))  # t(6, 0.975)
 
 
 def test_one_session_of_unknown_spread_decides_nothing() -> None:
@@ -217,3 +219,46 @@ def test_violation_sums_relative_overshoots_of_what_is_known() -> None:
     assert violation(evaluation, (over, small)) == pytest.approx(1.0 + 1.0)
     assert violation(evaluation, (over, other)) == pytest.approx(1.0)
     assert violation(evaluation, (under, other)) == math.inf
+
+
+QUIET = Conditions(clock_before_hz=2.4e9, clock_after_hz=2.4e9, load_average=0.9, cpu_pressure=0.001)
+
+
+def judged(conditions: Conditions, **changes: Any) -> tuple[str, str]:
+    """State and reasons of three equal sessions under these conditions (4 CPUs, 1 thread)."""
+    rows = [make_session([0.01] * 40, conditions=conditions)] * 3
+    verdict = judge(make_measurement(rows, **changes))
+    return verdict.state, "; ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state", "reason"),
+    [
+        (QUIET, "valid", ""),
+        (Conditions(), "valid", ""),
+        (Conditions(throttle_events=1), "invalid", "throttled (3 of 3 sessions)"),
+        (Conditions(clock_before_hz=2.4e9, clock_after_hz=2.2e9), "noisy", "CPU clock fell"),
+        (Conditions(load_average=2.1), "noisy", "load average too high"),
+        (Conditions(cpu_pressure=0.02), "noisy", "CPU pressure over 1%"),
+        (Conditions(involuntary_switches=2), "valid", ""),  # 1 + 10 + 40 runs
+        (Conditions(involuntary_switches=3), "noisy", "involuntary switches"),
+        (Conditions(major_faults=1), "noisy", "page faults"),
+        (Conditions(swapped_pages=1), "noisy", "swapping"),
+    ],
+)
+def test_conditions_are_judged(conditions: Conditions, state: str, reason: str) -> None:
+    verdict, reasons = judged(conditions)
+    assert verdict == state
+    assert reason in reasons
+
+
+def test_load_is_not_judged_where_the_number_of_cpus_is_unknown() -> None:
+    assert judged(Conditions(load_average=50.0), environment=Environment(()))[0] == "valid"
+
+
+def test_a_wide_interval_is_noisy_and_says_how_wide() -> None:
+    rows = [make_session([m] * 20) for m in (0.01, 0.011, 0.012)]
+    verdict = judge(make_measurement(rows))
+    assert verdict.state == "noisy"
+    assert "(plan: ±2.0%)" in verdict.reasons[0]
+    assert judge(make_measurement([])).state == "invalid"

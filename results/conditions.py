@@ -1,0 +1,97 @@
+"""What a board's state around a session says about the session: thresholds and their reasons.
+
+Each constant says where it comes from.  A state that the board does not tell gives no remark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from results.records import Conditions, Measurement, Session
+
+Severity = Literal["noisy", "invalid"]
+
+LOAD_PER_CPU = 0.2
+LOAD_FLOOR = 0.2
+"""A one-minute load average up to ``0.2 * cpus + 0.2`` is a quiet board; the floor is for its daemons.  The
+session's own threads are allowed on top, since the average remembers the sessions before."""
+
+CPU_PRESSURE = 0.01
+"""Share of time in which some task waited for a CPU (PSI ``some``): the width that intervals aim at."""
+
+RUNS_PER_SWITCH = 20
+"""One involuntary switch in 20 runs touches at most 5 % of them, which leaves the 90th percentile alone."""
+
+CLOCK_DROP = 0.04
+"""Least step between operating points of common boards: 100 MHz of 2.4 GHz."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A reason not to trust a session."""
+
+    severity: Severity
+    text: str
+
+
+def remarks(measurement: Measurement, sessions: Sequence[Session]) -> list[Remark]:
+    """Reasons not to trust some of the sessions, each once, with how many sessions it holds for."""
+    number = measurement.environment.get("cpus", "")
+    cpus = int(number) if number.isdecimal() else None
+    found: dict[Remark, int] = {}
+    for session in sessions:
+        for remark in _of_session(session, cpus, measurement.ran_on.threads):
+            found[remark] = found.get(remark, 0) + 1
+    return [Remark(r.severity, f"{r.text} ({n} of {len(sessions)} sessions)") for r, n in found.items()]
+
+
+def _of_session(session: Session, cpus: int | None, threads: int) -> Iterator[Remark]:
+    state = session.conditions
+    if state.throttle_events:
+        yield Remark("invalid", "throttled")
+    if _clock_fell(state):
+        yield Remark("noisy", "CPU clock fell")
+    if cpus is not None and (state.load_average or 0.0) > LOAD_PER_CPU * cpus + LOAD_FLOOR + threads:
+        yield Remark("noisy", "load average too high")
+    if (state.cpu_pressure or 0.0) > CPU_PRESSURE:
+        yield Remark("noisy", f"CPU pressure over {CPU_PRESSURE:.0%}")
+    runs = 1 + session.warmup_runs + len(session.durations_s)
+    if (state.involuntary_switches or 0) * RUNS_PER_SWITCH > runs:
+        yield Remark("noisy", f"involuntary switches over 1 in {RUNS_PER_SWITCH} runs")
+    if state.major_faults:
+        yield Remark("noisy", "page faults to disk")
+    if state.swapped_pages:
+        yield Remark("noisy", "swapping")
+
+
+def _clock_fell(state: Conditions) -> bool:
+    before, after = state.clock_before_hz, state.clock_after_hz
+    return before is not None and after is not None and after < before * (1 - CLOCK_DROP)
+
+
+def summary(measurement: Measurement) -> str:
+    """Governor, temperature and pressure in a few words; what the board does not tell is left out."""
+    states = [s.conditions for s in measurement.sessions if s.role == "model"]
+    temperatures = _known(s.temperature_before_c for s in states) + _known(
+        s.temperature_after_c for s in states
+    )
+    pressures = _known(s.cpu_pressure for s in states)
+    clocks = _known(s.clock_after_hz for s in states)
+    parts = []
+    if (governor := measurement.environment.get("governor")) != "unknown":
+        parts.append(f"governor {governor}")
+    if temperatures:
+        parts.append(f"{min(temperatures):.0f}-{max(temperatures):.0f} °C")
+    if clocks:
+        parts.append(f"{min(clocks) / 1e9:.2f}-{max(clocks) / 1e9:.2f} GHz")
+    if pressures:
+        parts.append(f"CPU pressure up to {max(pressures):.1%}")
+    if measurement.dropped:
+        parts.append(f"{len(measurement.dropped)} sessions dropped and repeated")
+    return ", ".join(parts)
+
+
+def _known(numbers: Iterator[float | None]) -> list[float]:
+    return [n for n in numbers if n is not None]
