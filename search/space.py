@@ -8,10 +8,11 @@ distance follow from the decisions; a space adds only how its choices become a l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class Decision:
     Attributes:
         name: Unique within the space.
         options: What can be chosen; at least one.
-        only_if: Earlier decisions and the options they must have taken for this one to apply.
+        only_if: Earlier decisions and the options they must have taken, all of them, for this one
+            to apply; a parent that does not apply itself counts as not taken.
         ordered: Whether options are on a scale (a width), so that near options are near in distance.
     """
 
@@ -51,26 +53,38 @@ class SearchSpace(ABC):
     Args:
         name: Name of the space in the study.
         decisions: Its choices; ``only_if`` may name earlier ones only.
+        settings: Whatever else :meth:`build` depends on, as a JSON object; part of the fingerprint.
 
     Raises:
         ConfigError: If decisions repeat a name or depend on what does not come before them.
     """
 
-    def __init__(self, name: str, decisions: Sequence[Decision]) -> None:
+    def __init__(
+        self, name: str, decisions: Sequence[Decision], settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = name
         self.decisions = tuple(decisions)
+        self.settings = dict(settings or {})
         self._index = {d.name: i for i, d in enumerate(self.decisions)}
         if not self.decisions or len(self._index) != len(self.decisions):
             raise ConfigError(f"space {name!r} needs decisions with different names")
         for i, decision in enumerate(self.decisions):
             for parent, allowed in decision.only_if:
                 self._check_condition(i, parent, allowed)
+        self._conditions = tuple(
+            tuple((self._index[p], self._places(p, allowed)) for p, allowed in d.only_if)
+            for d in self.decisions
+        )
+
+    def _places(self, name: str, allowed: tuple[Option, ...]) -> frozenset[int]:
+        options = self.decisions[self._index[name]].options
+        return frozenset(options.index(option) for option in allowed)
 
     def _check_condition(self, index: int, parent: str, allowed: tuple[Option, ...]) -> None:
         name = self.decisions[index].name
         if self._index.get(parent, index) >= index:
             raise ConfigError(f"space {self.name!r}: {name!r} depends on {parent!r}, which is not before it")
-        if not set(allowed) <= set(self.decisions[self._index[parent]].options):
+        if not allowed or not set(allowed) <= set(self.decisions[self._index[parent]].options):
             raise ConfigError(f"space {self.name!r}: {name!r} asks for options that {parent!r} has not")
 
     @abstractmethod
@@ -90,8 +104,9 @@ class SearchSpace(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the name and the decisions."""
-        return digest([self.name, [[d.name, list(d.options), list(d.only_if)] for d in self.decisions]])
+        """Hash of the name, the decisions and the settings."""
+        decisions = [[d.name, list(d.options), list(d.only_if)] for d in self.decisions]
+        return digest([self.name, decisions, self.settings])
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
         """The canonical architecture of these choices; decisions that do not apply become 0.
@@ -102,22 +117,39 @@ class SearchSpace(ABC):
         if len(choices) != len(self.decisions):
             raise ArchitectureError(f"{self.name} has {len(self.decisions)} decisions, got {len(choices)}")
         canonical: list[int] = []
-        for decision, choice in zip(self.decisions, choices, strict=True):
+        applying: list[bool] = []
+        for i, (decision, choice) in enumerate(zip(self.decisions, choices, strict=True)):
             if not 0 <= choice < len(decision.options):
                 raise ArchitectureError(f"{self.name}: {decision.name} has no option number {choice}")
-            canonical.append(int(choice) if self._applies(decision, canonical) else 0)
+            applying.append(self._holds(i, canonical, applying))
+            canonical.append(int(choice) if applying[i] else 0)
         return Architecture(self.fingerprint, tuple(canonical))
+
+    def _holds(self, index: int, choices: Sequence[int], applying: Sequence[bool]) -> bool:
+        return all(applying[p] and choices[p] in allowed for p, allowed in self._conditions[index])
+
+    def applying(self, choices: Sequence[int]) -> list[bool]:
+        """Which decisions apply, given all choices (or the first few: then which of those apply)."""
+        applying: list[bool] = []
+        for i in range(len(choices)):
+            applying.append(self._holds(i, choices, applying))
+        return applying
+
+    def applies(self, index: int, choices: Sequence[int]) -> bool:
+        """Whether decision number ``index`` applies, given (at least) all choices before it."""
+        return self._holds(index, choices, self.applying(choices[:index]))
 
     def describe(self, architecture: Architecture) -> dict[str, Option]:
         """Options by decision, of those that apply; inverse of :meth:`from_options`."""
         self.check(architecture)
         choices = architecture.choices
-        return {
-            d.name: d.options[choices[i]] for i, d in enumerate(self.decisions) if self.applies(i, choices)
-        }
+        rows = zip(self.decisions, choices, self.applying(choices), strict=True)
+        return {d.name: d.options[choice] for d, choice, applies in rows if applies}
 
     def from_options(self, options: dict[str, Option]) -> Architecture:
         """The architecture with these options; decisions left out take their first option.
+
+        Options of decisions that do not apply have no effect.
 
         Raises:
             ArchitectureError: For an unknown decision or option, with the nearest known.
@@ -139,67 +171,87 @@ class SearchSpace(ABC):
         if self.architecture(architecture.choices) != architecture:
             raise ArchitectureError(f"{architecture.choices} is not in canonical form in {self.name!r}")
 
-    def applies(self, index: int, choices: Sequence[int]) -> bool:
-        """Whether decision number ``index`` applies, given (at least) all choices before it."""
-        return self._applies(self.decisions[index], choices)
-
-    def _applies(self, decision: Decision, choices: Sequence[int]) -> bool:
-        for parent, allowed in decision.only_if:
-            i = self._index[parent]
-            if not self.applies(i, choices) or self.decisions[i].options[choices[i]] not in allowed:
-                return False
-        return True
+    def architectures(self) -> Iterator[Architecture]:
+        """Every architecture once, in lexicographic order of the choices; lazily, spaces are large."""
+        pending: list[tuple[tuple[int, ...], tuple[bool, ...]]] = [((), ())]
+        while pending:
+            choices, applying = pending.pop()
+            if len(choices) == len(self.decisions):
+                yield Architecture(self.fingerprint, choices)
+                continue
+            applies = self._holds(len(choices), choices, applying)
+            options = len(self.decisions[len(choices)].options) if applies else 1
+            pending += [((*choices, o), (*applying, applies)) for o in reversed(range(options))]
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """An architecture with every option of every decision equally likely."""
+        """An architecture with every option of every decision that applies equally likely.
+
+        Architectures are not equally likely where decisions are conditional: small ones come up more
+        often than their share, which is what a search wants to begin with.
+        """
         return self.architecture([int(rng.integers(len(d.options))) for d in self.decisions])
 
     def mutate(
         self, architecture: Architecture, rng: np.random.Generator, *, changes: int = 1
     ) -> Architecture:
-        """Another architecture, ``changes`` decisions away where there are that many.
+        """Another architecture, in which ``changes`` of the decisions take another option.
 
-        A decision that comes to apply through the change takes a random option.  The space with a
-        single architecture returns that.
+        The changed decisions are drawn evenly from those that apply and have a choice, and apply
+        afterwards too; fewer are changed where no more can be.  A decision that comes to apply through
+        a change takes a random option.  The space with a single architecture returns that.
         """
-        current = architecture
-        for _ in range(changes):
-            current = self._mutate_once(current, rng)
+        applying = self.applying(architecture.choices)
+        free = [i for i, d in enumerate(self.decisions) if applying[i] and len(d.options) > 1]
+        current, changed = architecture, list[int]()
+        for i in rng.permutation(free):
+            if len(changed) == changes:
+                break
+            mutant = self._change(current, int(i), rng)
+            still = self.applying(mutant.choices)
+            if all(still[j] for j in (*changed, int(i))):  # a parent must not switch off a changed child
+                current = mutant
+                changed.append(int(i))
         return current
 
-    def _mutate_once(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
+    def _change(self, architecture: Architecture, index: int, rng: np.random.Generator) -> Architecture:
         choices = architecture.choices
-        free = [i for i, d in enumerate(self.decisions) if len(d.options) > 1 and self.applies(i, choices)]
-        if not free:
-            return architecture
-        changed = int(rng.choice(free))
-        new = list(choices)
-        new[changed] = int(choices[changed] + rng.integers(1, len(self.decisions[changed].options)))
-        new[changed] %= len(self.decisions[changed].options)
-        for i in range(changed + 1, len(new)):
-            if not self.applies(i, choices):
-                new[i] = int(rng.integers(len(self.decisions[i].options)))
+        applying = self.applying(choices)
+        new = [
+            choice if applies else int(rng.integers(len(d.options)))
+            for d, choice, applies in zip(self.decisions, choices, applying, strict=True)
+        ]
+        options = len(self.decisions[index].options)
+        new[index] = int(choices[index] + rng.integers(1, options)) % options
         return self.architecture(new)
 
     def crossover(self, a: Architecture, b: Architecture, rng: np.random.Generator) -> Architecture:
-        """Each decision from one of the two parents, with equal chances (uniform crossover)."""
-        return self.architecture(
-            [x if rng.random() < 0.5 else y for x, y in zip(a.choices, b.choices, strict=True)]
-        )
+        """Each decision from one of the two parents, with equal chances (uniform crossover).
+
+        A decision that applies in one parent only comes from that one: the other has no choice to
+        give.  One that applies in neither takes a random option, should it apply in the child.
+        """
+        in_a, in_b = self.applying(a.choices), self.applying(b.choices)
+        child = []
+        for i, decision in enumerate(self.decisions):
+            given = [p.choices[i] for p, applies in ((a, in_a[i]), (b, in_b[i])) if applies]
+            given = given or list(range(len(decision.options)))
+            child.append(given[int(rng.integers(len(given)))])
+        return self.architecture(child)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All different architectures with one applying decision changed, in a fixed order."""
-        seen = {architecture}
-        for i, decision in enumerate(self.decisions):
-            if not self.applies(i, architecture.choices):
+        """All different architectures with one applying decision changed, in a fixed order.
+
+        Decisions that come to apply take their first option: listing all of their combinations would
+        have no end.  So every step can be taken back in one step, except one that switches decisions
+        off that were not at their first option.
+        """
+        for i, applies in enumerate(self.applying(architecture.choices)):
+            if not applies:
                 continue
-            for option in range(len(decision.options)):
-                choices = list(architecture.choices)
-                choices[i] = option
-                near = self.architecture(choices)
-                if near not in seen:
-                    seen.add(near)
-                    yield near
+            for option in range(len(self.decisions[i].options)):
+                if option != architecture.choices[i]:
+                    choices = architecture.choices
+                    yield self.architecture((*choices[:i], option, *choices[i + 1 :]))
 
     def encode(self, architecture: Architecture) -> NDArray[np.float64]:
         """Numbers in [0, 1], shape ``(m,)``: one-hot options, or the place on the scale if ordered.
@@ -207,9 +259,9 @@ class SearchSpace(ABC):
         A decision that does not apply is all zeros (ordered ones carry an extra "applies").
         """
         parts: list[float] = []
-        for i, decision in enumerate(self.decisions):
-            on = self.applies(i, architecture.choices)
-            parts += _code(decision, architecture.choices[i]) if on else [0.0] * _code_length(decision)
+        choices = architecture.choices
+        for decision, choice, applies in zip(self.decisions, choices, self.applying(choices), strict=True):
+            parts += _code(decision, choice) if applies else [0.0] * _code_length(decision)
         return np.asarray(parts)
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
@@ -220,21 +272,22 @@ class SearchSpace(ABC):
         """A metric: sum over decisions of how far the two choices are apart, each in [0, 1].
 
         Different options count 1 (ordered ones: the difference of their places on the scale, at
-        least one step's share); a decision that applies to one of the two only counts 1.
+        least one step's share); a decision that applies to one of the two only counts 1.  Each summand
+        is a metric on the options and "does not apply", which is 1 from all of them: so is the sum.
         """
         total = 0.0
+        in_a, in_b = self.applying(a.choices), self.applying(b.choices)
         for i, decision in enumerate(self.decisions):
-            in_a, in_b = self.applies(i, a.choices), self.applies(i, b.choices)
-            if in_a != in_b:
+            if in_a[i] != in_b[i]:
                 total += 1.0
-            elif in_a and a.choices[i] != b.choices[i]:
+            elif in_a[i] and a.choices[i] != b.choices[i]:
                 steps = abs(a.choices[i] - b.choices[i])
                 total += steps / (len(decision.options) - 1) if decision.ordered else 1.0
         return total
 
     def size(self) -> int:
         """Number of encodings, those that canonical form merges counted once per encoding."""
-        return int(np.prod([float(len(d.options)) for d in self.decisions]))
+        return prod(len(d.options) for d in self.decisions)
 
 
 def _code_length(decision: Decision) -> int:
