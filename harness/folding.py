@@ -1,0 +1,156 @@
+"""The layer graph as the few operations that a file needs: what every exporter writes.
+
+Batch norms are folded into the convolution or dense layer before them wherever nothing else reads
+what lies between (arithmetic in float64, one rounding to float32 at the end); where that is not so
+they stay an operation of their own, ``x * weight + bias`` per channel.  An activation is attached to
+the operation before it under the same rule; whether a format has one operation for both is the
+writer's affair.  Layers that the output does not depend on are left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.errors import ExportError
+from search.network import (
+    Activation,
+    Activations,
+    Add,
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalPool,
+    Network,
+    Node,
+    Shape,
+    weight_shapes,
+)
+
+Weights = Mapping[str, NDArray[np.float32]]
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation of a file.
+
+    Attributes:
+        name: Node whose output it makes: the last one folded into it.
+        layer: What it computes; :class:`BatchNorm` stands for ``x * weight + bias`` per channel.
+        inputs: Names of the operations it reads, or ``"input"``.
+        shape: Shape of the output without the batch.
+        weight: float32 in PyTorch's layout: ``(out, in / groups, height, width)`` of a convolution,
+            ``(out, in)`` of a dense layer, ``(channels,)`` of a batch norm.
+        bias: ``(channels,)``; present wherever there is a weight.
+        activation: Applied to the result.
+    """
+
+    name: str
+    layer: Conv | BatchNorm | Activation | Add | GlobalPool | Dense
+    inputs: tuple[str, ...]
+    shape: Shape
+    weight: Array | None = None
+    bias: Array | None = None
+    activation: Activations | None = None
+
+
+def fold(network: Network, weights: Weights) -> tuple[Operation, ...]:
+    """The operations that compute a network in inference, in an order in which they can be computed.
+
+    Weights that are too small for a normal float32 become zero: they do not change a result that
+    can be seen, and many CPUs compute with them ten times slower.
+
+    Raises:
+        ExportError: If weights are missing, have another shape, or are not finite once folded (the
+            message names the node), or if the input is neither an image nor a vector.
+    """
+    if len(network.input_shape) not in (1, 3):
+        raise ExportError(network.fingerprint, f"an input of shape {network.input_shape} has no file layout")
+    _check_weights(network, weights)
+    nodes = _live_nodes(network)
+    readers = Counter(name for node in nodes for name in node.inputs)
+    made: dict[str, Operation] = {}
+    for node in nodes:
+        operation = _operation(network, node, weights)
+        before = made.get(node.inputs[0])
+        if before is not None and readers[before.name] == 1 and (joined := _join(before, operation)):
+            del made[before.name]
+            operation = joined
+        made[node.name] = operation
+    return tuple(_finish(network, operation) for operation in made.values())
+
+
+def _check_weights(network: Network, weights: Weights) -> None:
+    for name, shape in weight_shapes(network).items():
+        if name not in weights:
+            raise ExportError(network.fingerprint, f"the weights lack {name!r}")
+        if weights[name].shape != shape:
+            found = f"{name!r} has shape {weights[name].shape}, the network wants {shape}"
+            raise ExportError(network.fingerprint, found)
+        if not np.isfinite(weights[name]).all():
+            raise ExportError(network.fingerprint, f"{name!r} holds numbers that are not finite")
+
+
+def _live_nodes(network: Network) -> list[Node]:
+    """The nodes that the output depends on, in their order."""
+    live = {network.output}
+    for node in reversed(network.nodes):
+        if node.name in live:
+            live.update(node.inputs)
+    return [node for node in network.nodes if node.name in live]
+
+
+def _operation(network: Network, node: Node, weights: Weights) -> Operation:
+    operation = Operation(node.name, node.layer, node.inputs, network.shapes[node.name])
+    match node.layer:
+        case Conv() | Dense():
+            weight = weights[f"{node.name}.weight"].astype(np.float64)
+            bias = weights.get(f"{node.name}.bias")
+            if bias is None:
+                bias = np.zeros(weight.shape[0], np.float32)
+            return replace(operation, weight=weight, bias=bias.astype(np.float64))
+        case BatchNorm(epsilon=epsilon):
+            scale, offset, mean, variance = (
+                weights[f"{node.name}.{part}"].astype(np.float64)
+                for part in ("weight", "bias", "running_mean", "running_var")
+            )
+            if (variance + epsilon <= 0).any():
+                raise ExportError(network.fingerprint, f"{node.name!r} has a variance that is not positive")
+            scale = scale / np.sqrt(variance + epsilon)
+            return replace(operation, weight=scale, bias=offset - mean * scale)
+        case _:
+            return operation
+
+
+def _join(before: Operation, after: Operation) -> Operation | None:
+    """Both operations as one, or None where that would compute something else."""
+    if before.activation is not None or isinstance(before.layer, Activation):
+        return None
+    if isinstance(after.layer, Activation):
+        return replace(before, name=after.name, activation=after.layer.kind)
+    if not isinstance(after.layer, BatchNorm) or before.weight is None or before.bias is None:
+        return None
+    scale, offset = np.asarray(after.weight), np.asarray(after.bias)
+    weight = before.weight * scale.reshape(-1, *[1] * (before.weight.ndim - 1))
+    return replace(before, name=after.name, weight=weight, bias=before.bias * scale + offset)
+
+
+def _finish(network: Network, operation: Operation) -> Operation:
+    if operation.weight is None or operation.bias is None:
+        return operation
+    rounded = []
+    for part, values in (("weights", operation.weight), ("biases", operation.bias)):
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
+        if not np.isfinite(single).all():
+            found = f"the {part} of {operation.name!r} overflow float32 with the batch norm folded in"
+            raise ExportError(network.fingerprint, found)
+        single[np.abs(single) < np.finfo(np.float32).tiny] = 0
+        rounded.append(single)
+    return replace(operation, weight=rounded[0], bias=rounded[1])
