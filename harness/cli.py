@@ -1,0 +1,175 @@
+"""The command line: one function per command, exit codes 0 (done), 1 (an error to mend), 2 (usage).
+
+Only the standard library is imported here; each command imports what it needs, so that
+``boardwise --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+# The four packages have common names; another distribution may have overwritten one of them.
+_HOMES = {
+    Path(importlib.util.find_spec(n).origin or "").parents[1]
+    for n in ("results", "devices", "search", "harness")
+}  # type: ignore[union-attr]
+if len(_HOMES) != 1:
+    sys.exit(
+        f"boardwise: its packages lie in {sorted(map(str, _HOMES))}; install it in an environment of its own"
+    )
+
+from results.errors import BoardwiseError  # noqa: E402
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to end; carries its number.  Not an Exception, like KeyboardInterrupt."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; the return value is the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        with _signals():
+            return int(args.command(args) or 0)
+    except BoardwiseError as error:
+        print(f"boardwise: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        number = getattr(stopped, "number", signal.SIGINT)
+        print(f"boardwise: stopped by {signal.Signals(number).name}; nothing stored is lost", file=sys.stderr)
+        return 128 + number
+    except BrokenPipeError:
+        # The reader of our output has gone; keep Python from complaining once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as cleanly as Ctrl-C does; a SIGHUP ignored by nohup stays ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="boardwise",
+        description="Searches neural architectures for the board on your desk, measured there.",
+    )
+    parser.add_argument("--version", action="version", version=f"boardwise {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_bench(commands)
+    _add_search(commands)
+    from harness.devices_cli import add_parser
+
+    add_parser(commands)
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("boardwise")
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: the user's own)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="measure a model file on a device")
+    bench.add_argument("model", type=Path, help=".onnx or .tflite file")
+    bench.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
+    bench.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
+    bench.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
+    )
+    bench.add_argument(
+        "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
+    )
+    bench.add_argument(
+        "--sessions", type=int, metavar="N", help="sessions, spread over 5 fresh agents (default 10)"
+    )
+    bench.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="where the CSV goes"
+    )
+    _shared(bench)
+    bench.set_defaults(command=_bench)
+
+
+def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    search = commands.add_parser("search", help="run a study")
+    search.add_argument("study", type=Path, help="study file (TOML)")
+    search.add_argument("--dry-run", action="store_true", help="say what it will cost, and stop")
+    search.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+    )
+    _shared(search)
+    search.set_defaults(command=_search)
+    resume = commands.add_parser("resume", help="go on with a run that was interrupted")
+    resume.add_argument("run", help="name or folder of the run")
+    resume.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+    )
+    _shared(resume)
+    resume.set_defaults(command=_resume)
+    report = commands.add_parser("report", help="write a run's CSVs, pictures and report again")
+    report.add_argument("run", help="name or folder of the run")
+    report.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+    )
+    _shared(report)
+    report.set_defaults(command=_report)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from harness.bench import bench
+
+    return bench(args)
+
+
+def _search(args: argparse.Namespace) -> int:
+    from harness.studies_cli import dry_run, search
+
+    return dry_run(args) if args.dry_run else search(args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from harness.studies_cli import resume
+
+    return resume(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from harness.studies_cli import report
+
+    return report(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The composition root: the only place that turns names into objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from devices.agent_client import AgentClient, BoardAgent
+from devices.device import AskSecret, DeviceEntry, connect
+from devices.registry import Lab
+from harness import plugins
+from harness.board import Board
+from harness.evaluate import Rig
+from harness.host import Host
+from harness.progress import Watcher
+from harness.study import Named, Study
+from results.errors import ConfigError, unknown_name
+from results.store import Run, Store
+from search.space import SearchSpace
+from search.strategy import Strategy
+from search.tasks import Task, load_task
+from search.training_pool import TrainingPool
+
+COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "input_shape", "classes")
+"""Arguments of plug-ins that the harness gives, not the study."""
+
+
+def space_of(study: Study, task: Task) -> SearchSpace:
+    """The search space of a study, for images of the task's shape."""
+    kind = plugins.load("spaces", study.space.name).Space
+    _check_options(kind, study.space, "space")
+    space: SearchSpace = kind(input_shape=task.input_shape, classes=task.classes, **study.space.options)
+    return space
+
+
+def strategy_of(study: Study, space: SearchSpace) -> Strategy:
+    """A fresh strategy for a study."""
+    kind = plugins.load("strategies", study.strategy.name).Strategy
+    _check_options(kind, study.strategy, "strategy")
+    strategy: Strategy = kind(
+        space, study.problem, fidelity=study.fidelity, seed=study.seed, **study.strategy.options
+    )
+    return strategy
+
+
+def task_of(study: Study) -> Task:
+    """The data set of a study."""
+    return load_task(study.task.name, dict(study.task.options))
+
+
+def _check_options(kind: type[Any], named: Named, what: str) -> None:
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    known = [name for name in parameters if name not in COMMON_ARGUMENTS]
+    for name in named.options:
+        if name not in known:
+            raise ConfigError(f"[{what}] {unknown_name('option', name, known)} ({what} {named.name!r})")
+
+
+def check_devices(study: Study, lab: Lab) -> None:
+    """Refuses a study that names a device that the lab file has not."""
+    for target in study.targets:
+        lab.entry(target.device)
+
+
+def agent_starter(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> Callable[[], BoardAgent]:
+    """What connects to a device and starts a fresh agent there."""
+    if entry.connection == "replay":
+        from devices.replay import ReplayAgent
+
+        return lambda: ReplayAgent.load(entry.name, Path(entry.address).expanduser())
+
+    def start() -> BoardAgent:
+        connection = connect(entry, ask_secret=ask_secret)
+        try:
+            return AgentClient.start(
+                connection,
+                python=entry.python,
+                directory=entry.directory,
+                holder=holder,
+                owns_connection=True,
+            )
+        except BaseException:
+            connection.close()
+            raise
+
+    return start
+
+
+@contextmanager
+def open_rig(
+    study: Study, lab: Lab, store: Store, run: Run, watcher: Watcher, *, ask_secret: AskSecret | None = None
+) -> Iterator[Rig]:
+    """Everything a study needs while it runs; what was opened is closed however it ends."""
+    check_devices(study, lab)
+    task = task_of(study)
+    space = space_of(study, task)
+    host = Host()
+    with ExitStack() as stack:
+        pool = TrainingPool(study.workers)
+        stack.callback(pool.close)
+        host.set_background(pool)
+        boards = {}
+        for name in dict.fromkeys(target.device for target in study.targets):
+            start = agent_starter(lab.entry(name), f"boardwise study {study.name}", ask_secret)
+            board = Board(name, start, host, give_up_after_s=study.give_up_after_s, on_state=watcher.board)
+            stack.callback(board.close)
+            boards[name] = board
+        yield Rig(study, store, run, space, task, pool, boards, host, watcher)

@@ -1,0 +1,288 @@
+"""The blocking steps of one trial: build, screen, train, export, check.
+
+Each step's result is stored before the next begins, and a step that the store already has is not done
+again; so a run that was killed goes on where it was.  A trial that certainly breaks a limit is never
+trained.  This is the only place that turns a candidate's error into a failed trial.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.agent_client import BoardAgent
+from harness import checkpoints
+from harness.board import Board
+from harness.export import Exported, agreement, compare, export, run_on_host
+from harness.host import Host
+from harness.measure import Job, measure, ship
+from harness.progress import Watcher
+from harness.study import Study
+from results.codec import from_json, to_json
+from results.errors import ArchitectureError, CandidateError, WrongOutput
+from results.records import Evaluation, Limit, Measurement, Plan, Score, State, Target, Trial
+from results.statistics import decide
+from results.store import Run, Store
+from search.network import Network, costs, initial_weights
+from search.space import SearchSpace
+from search.tasks import Task
+from search.training import TrainingJob, predict
+from search.training_pool import TrainingPool
+
+CHECKED_IMAGES = 16
+"""Real images on which a trained file is compared with PyTorch."""
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass
+class Rig:
+    """Everything that a study has in use while it runs."""
+
+    study: Study
+    store: Store
+    run: Run
+    space: SearchSpace
+    task: Task
+    pool: TrainingPool
+    boards: Mapping[str, Board]
+    host: Host
+    watcher: Watcher
+    spread: dict[str, tuple[float, int]] = field(default_factory=dict)
+    order: tuple[Target, ...] = ()
+
+    def abort(self) -> None:
+        """Makes everything under way end soon, in whatever thread it is."""
+        for board in self.boards.values():
+            board.stop()
+        self.pool.close()
+
+    def screen_plan(self, target: Target) -> Plan:
+        """The plan of a screen, leaning on the spread between sessions that the target showed before."""
+        spread, sessions = self.spread.get(target.name, (0.0, 0))
+        return replace(self.study.screen, spread=spread, spread_sessions=sessions)
+
+
+@dataclass
+class Progressing:
+    """What is known of a trial so far."""
+
+    trial: Trial
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    accuracy: dict[str, Score] = field(default_factory=dict)
+    network: dict[str, float] = field(default_factory=dict)
+    learning_curve: tuple[float, ...] = ()
+    checkpoint: str | None = None
+    training_s: float = 0.0
+
+    def evaluation(self, state: State, error: str | None = None) -> Evaluation:
+        """The trial in its final state."""
+        return Evaluation(
+            trial=self.trial,
+            state=state,
+            measurements=dict(self.measurements),
+            accuracy=dict(self.accuracy),
+            network=dict(self.network),
+            learning_curve=self.learning_curve,
+            checkpoint=self.checkpoint,
+            training_s=self.training_s,
+            error=error,
+        )
+
+
+class Evaluator:
+    """Takes trials through their steps; may be called from several threads, one trial each.
+
+    Args:
+        rig: What the study has in use.
+    """
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._screened: dict[tuple[str, str], Measurement] = {}
+        self._lock = threading.Lock()
+        for record in rig.run.records("measured"):
+            self._remember(from_json(Measurement, record.body["measurement"]))
+
+    def evaluate(self, trial: Trial) -> Evaluation:
+        """All steps of a trial.
+
+        Raises:
+            BoardError: If a board stays away; the trial is not in a final state then.
+            Stopped: If the run was asked to stop.
+        """
+        known = Progressing(trial)
+        try:
+            return known.evaluation(self._steps(known))
+        except (CandidateError, ArchitectureError) as error:
+            return known.evaluation("failed", str(error))
+
+    def _steps(self, known: Progressing) -> State:
+        rig = self.rig
+        with rig.host.busy():
+            network = rig.space.build(known.trial.proposal.architecture)
+            files = self._untrained_files(known, network)
+        if self._broken(known, [x for x in rig.study.limits if not x.metric.targets]):
+            return "infeasible"
+        for target in rig.order:
+            known.measurements[target.name] = self._screen(known.trial, target, files[target.file_format])
+            rig.watcher.measured(known.trial, known.measurements[target.name])
+            if self._broken(known, self._limits(target)):
+                return "infeasible"
+        weights = self._train(known, network)
+        self._prove(known, network, weights)
+        return "complete"
+
+    def _limits(self, target: Target) -> list[Limit]:
+        return [x for x in self.rig.study.limits if x.metric.targets == (target.name,)]
+
+    def _broken(self, known: Progressing, limits: list[Limit]) -> bool:
+        evaluation = known.evaluation("complete")
+        return any(decide(evaluation, limit) == "broken" for limit in limits)
+
+    # ------------------------------------------------------------------ build
+
+    def _untrained_files(self, known: Progressing, network: Network) -> dict[str, Exported]:
+        weights = initial_weights(network, self.rig.study.seed)
+        formats = sorted({target.file_format for target in self.rig.order})
+        files = {file_format: export(network, weights, file_format) for file_format in formats}
+        cost = costs(network)
+        known.network = {
+            "macs": float(cost.macs),
+            "parameters": float(cost.parameters),
+            "activation_bytes": float(cost.activation_bytes),
+        } | {f"size_bytes_{name}": float(file.artifact.size_bytes) for name, file in files.items()}
+        body = {"network": known.network, "graph": network.fingerprint}
+        self.rig.run.append("built", str(known.trial.number), body)
+        return files
+
+    # ------------------------------------------------------------------ screen
+
+    def _screen(self, trial: Trial, target: Target, file: Exported) -> Measurement:
+        key = f"{trial.number}/{target.name}/screen/0"
+        stored = self.rig.run.get("measured", key)
+        if stored is not None:
+            return from_json(Measurement, stored["measurement"])
+        with self._lock:
+            twin = self._screened.get((file.artifact.graph, target.name))
+        started = time.monotonic()
+        measurement = twin or measure(self.rig.boards[target.device], self._job(trial, target, file))
+        body = {"measurement": to_json(measurement), "wall_s": time.monotonic() - started}
+        self.rig.run.append("measured", key, body)
+        self._remember(measurement)
+        return measurement
+
+    def _job(self, trial: Trial, target: Target, file: Exported) -> Job:
+        limits = self._limits(target)
+
+        def undecided(measurement: Measurement) -> bool:
+            evaluation = Evaluation(trial, "complete", {target.name: measurement})
+            return any(decide(evaluation, limit) == "unclear" for limit in limits)
+
+        return Job(file.artifact, file.data, target, self.rig.screen_plan(target), undecided)
+
+    def _remember(self, measurement: Measurement) -> None:
+        if measurement.plan.name == "screen":
+            with self._lock:
+                self._screened[(measurement.artifact.graph, measurement.target.name)] = measurement
+
+    # ------------------------------------------------------------------ train
+
+    def _train(self, known: Progressing, network: Network) -> Weights:
+        key = str(known.trial.number)
+        body = self.rig.run.get("trained", key)
+        if body is None:
+            body = self._trained(known.trial, network)
+            self.rig.run.append("trained", key, body)
+        known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
+        known.learning_curve = tuple(body["learning_curve"])
+        known.checkpoint = body["checkpoint"]
+        known.training_s = body["training_s"]
+        return checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+
+    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
+        study = self.rig.study
+        job = TrainingJob(
+            network=network,
+            task_name=study.task.name,
+            task_options=dict(study.task.options),
+            fidelity=trial.proposal.fidelity,
+            seed=training_seed(study.seed, trial.number),
+            time_limit_s=study.training_limit_s,
+        )
+        started = time.monotonic()
+        future = self.rig.pool.submit(
+            job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
+        )
+        result = future.result()
+        return {
+            "accuracy": {"fp32": to_json(result.score)},
+            "learning_curve": list(result.curve),
+            "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
+            "training_s": result.training_s,
+            "wall_s": time.monotonic() - started,
+        }
+
+    # ------------------------------------------------------------------ prove
+
+    def _prove(self, known: Progressing, network: Network, weights: Weights) -> None:
+        """Compares the trained files with PyTorch on this host, and on the boards where asked for."""
+        formats = sorted({target.file_format for target in self.rig.order})
+        todo = [f for f in formats if self.rig.run.get("exported", f"{known.trial.number}/{f}-fp32") is None]
+        unchecked = [t for t in self.rig.order if self._needs_check(known.trial, t)]
+        if not todo and not unchecked:
+            return
+        with self.rig.host.busy():
+            images = self.rig.task.splits().validation.images[:CHECKED_IMAGES]
+            images = self.rig.task.prepared(images)
+            logits = predict(network, weights, images)
+            files = {f: export(network, weights, f) for f in formats}
+            for name in todo:
+                found = compare(files[name], logits, images)
+                body = {"artifact": to_json(files[name].artifact), **to_json(found)}
+                self.rig.run.append("exported", f"{known.trial.number}/{name}-fp32", body)
+        for target in unchecked:
+            self._check_on_board(known.trial, target, files[target.file_format], images)
+
+    def _needs_check(self, trial: Trial, target: Target) -> bool:
+        asked_for = self.rig.study.check_outputs
+        return asked_for and self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
+
+    def _check_on_board(
+        self, trial: Trial, target: Target, file: Exported, images: NDArray[np.float32]
+    ) -> None:
+        job = Job(file.artifact, file.data, target, self.rig.study.screen)
+
+        def work(agent: BoardAgent) -> NDArray[np.float32]:
+            ship(agent, [job])
+            return board_logits(agent, job, images)
+
+        on_board = self.rig.boards[target.device].use(work, file.artifact.sha256)
+        with self.rig.host.busy():
+            found = agreement(run_on_host(file, images), on_board)
+        if not found.within_tolerance:
+            raise WrongOutput(
+                file.artifact.sha256,
+                f"{target.name} computes other numbers than this host: logits differ by up to "
+                f"{found.largest_difference:.3g} on {found.images} images",
+            )
+        self.rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
+
+
+def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits that the board computes, shape ``(n, classes)``."""
+    layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
+    rows = [np.ascontiguousarray(image[None]) for image in layout]
+    outputs = [agent.outputs(job.artifact, job.target, [row], job.plan.load_limit_s)[0] for row in rows]
+    return np.concatenate(outputs).astype(np.float32)
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Seed of the training of a trial: a function of the study's seed and the trial's number."""
+    return int(np.random.default_rng((seed, number, 1)).integers(2**31))

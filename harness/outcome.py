@@ -1,0 +1,74 @@
+"""What a finished run says at its end: the fronts, and where everything lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.quantities import show
+from results import table
+from results.codec import from_json
+from results.records import Problem, Target
+from results.store import Run
+
+SHOWN_CLOSEST = 5
+
+
+def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
+    """The outcome as a JSON value: the rows of the CSVs, and the files."""
+    targets = [from_json(Target, target) for target in run.config["targets"]]
+    fronts = {t.name: json.loads(table.pareto(run, t.name).to_json(orient="records")) for t in targets}
+    return {"run": run.name, "folder": str(folder), "fronts": fronts, "files": [str(p) for p in paths]}
+
+
+def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | None = None) -> None:
+    """Prints each target's front, or the closest candidates where no limit could be met, and the files."""
+    console = console or Console()
+    problem = from_json(Problem, run.config["problem"])
+    for target in (from_json(Target, t) for t in run.config["targets"]):
+        front = table.pareto(run, target.name)
+        if front.empty:
+            _print_closest(run, target, problem, console)
+        else:
+            console.print(_front_table(front, target, problem))
+    console.print(f"[bold]files in {folder}[/bold]", highlight=False)
+    for path in paths:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _front_table(front: Any, target: Target, problem: Problem) -> Table:
+    limits = [x for x in problem.limits if x.metric.targets == (target.name,)]
+    title = ", ".join(f"{x.metric.name} <= {show(x.metric.name, x.upper)}" for x in limits)
+    grid = Table(title=f"front on {target.name}" + (f" under {title}" if title else ""), title_justify="left")
+    for column in ("trial", "accuracy (test)", "p90 latency", "size", "confirmed", "verdict", "architecture"):
+        grid.add_column(column, overflow="fold")
+    for row in front[front["nominal"]].sort_values("latency_p90_ms").to_dict("records"):
+        grid.add_row(
+            str(row["trial"]),
+            f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+            + ("" if row["accuracy_split"] == "test" else f" ({row['accuracy_split']})"),
+            "{latency_p90_ms:.3g} [{latency_p90_ms_low:.3g}, {latency_p90_ms_high:.3g}] ms".format(**row),
+            show("size", row["size_bytes"]),
+            "yes" if row["confirmed"] else "no",
+            str(row["verdict"]),
+            str(row["architecture"]),
+        )
+    return grid
+
+
+def _print_closest(run: Run, target: Target, problem: Problem, console: Console) -> None:
+    limits = ", ".join(
+        f"{x.metric.name} <= {show(x.metric.name, x.upper)}"
+        for x in problem.limits
+        if x.metric.targets in ((), (target.name,))
+    )
+    console.print(
+        f"[bold red]{target.name}: no candidate meets {limits or 'the limits'}[/bold red]; the closest:"
+    )
+    closest = table.closest(run, SHOWN_CLOSEST)
+    for row in closest.to_dict("records"):
+        console.print("  " + ", ".join(f"{key} {value}" for key, value in row.items()), highlight=False)

@@ -1,0 +1,52 @@
+"""Plug-ins by file name: a file in a plug-in folder is a plug-in of that name; nothing registers.
+
+Third parties add theirs with entry points of the group ``boardwise.<folder>``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from types import ModuleType
+
+from results.errors import ConfigError, unknown_name
+
+PACKAGES = {
+    "spaces": "search.spaces",
+    "strategies": "search.strategies",
+    "exporters": "harness.exporters",
+    "runtimes": "devices.agent.runtimes",
+    "meters": "devices.agent.meters",
+    "power_switches": "devices.power_switches",
+}
+
+
+def known(folder: str) -> list[str]:
+    """Names of all plug-ins of a folder, ours and those of entry points."""
+    package = importlib.import_module(PACKAGES[folder])
+    ours = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return sorted({*ours, *(point.name for point in _entry_points(folder))})
+
+
+def load(folder: str, name: str) -> ModuleType:
+    """The module of a plug-in.
+
+    Raises:
+        ConfigError: If there is none of that name, with the nearest that there are.
+    """
+    for point in _entry_points(folder):
+        if point.name == name:
+            module = point.load()
+            if not isinstance(module, ModuleType):
+                raise ConfigError(f"entry point {point.value!r} of boardwise.{folder} is not a module")
+            return module
+    if name not in known(folder):
+        raise ConfigError(
+            unknown_name(folder[:-1] if folder != "strategies" else "strategy", name, known(folder))
+        )
+    return importlib.import_module(f"{PACKAGES[folder]}.{name}")
+
+
+def _entry_points(folder: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=f"boardwise.{folder}"))

@@ -1,0 +1,210 @@
+"""The stages of a study: prepare, search, confirm, report.  A stage skips what the store already has."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness import checkpoints
+from harness.evaluate import Evaluator, Rig
+from harness.export import Exported, export
+from harness.loop import Loop
+from harness.measure import Job, measure, measure_together
+from results import plots, report, table
+from results.codec import from_json, to_json
+from results.errors import CandidateError
+from results.evaluations import evaluations
+from results.records import Evaluation, Measurement, Plan, Target
+from results.statistics import session_spread
+from search.network import initial_weights
+from search.strategy import Strategy
+from search.training import evaluate
+
+REFERENCE_PLAN = Plan("reference", sessions=(6, 6), session_s=0.1, warmup_s=0.05)
+"""How the reference network is measured before the search, for the spread between sessions."""
+
+CONFIRMED_PER_TARGET = 8
+"""Candidates of a target's front that are confirmed at the most in one round."""
+
+CONFIRM_ROUNDS = 4
+
+
+def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
+    """All stages, one after the other; each result is stored as it comes."""
+    prepare(rig)
+    search(rig, strategy)
+    confirm(rig)
+    write_results(rig, folder)
+
+
+def prepare(rig: Rig) -> None:
+    """Measures the reference network on every target.
+
+    Its sessions tell how far sessions of this target lie apart (a screen leans on that), and its time
+    on the board tells which target is cheapest to ask first.
+    """
+    rig.watcher.stage("prepare: measuring the reference network on every target")
+    cost_s = {}
+    for target in rig.study.targets:
+        body = rig.run.get("prepared", target.name)
+        if body is None:
+            body = {"measurement": to_json(_measure_reference(rig, target))}
+            rig.run.append("prepared", target.name, body)
+        measurement = from_json(Measurement, body["measurement"])
+        rig.spread[target.name] = session_spread(measurement)
+        cost_s[target.name] = board_time_s(measurement)
+        ran_on = measurement.ran_on
+        rig.watcher.note(
+            f"  {target.name}: {ran_on.runtime} {ran_on.version}, {ran_on.provider}, sessions differ by "
+            f"{100 * rig.spread[target.name][0]:.1f} % (standard deviation)"
+        )
+    rig.order = tuple(sorted(rig.study.targets, key=lambda target: cost_s[target.name]))
+
+
+def _measure_reference(rig: Rig, target: Target) -> Measurement:
+    with rig.host.busy():
+        network = rig.space.build(rig.space.sample(np.random.default_rng(rig.study.seed)))
+        file = export(network, initial_weights(network, rig.study.seed), target.file_format)
+    return measure(rig.boards[target.device], Job(file.artifact, file.data, target, REFERENCE_PLAN))
+
+
+def board_time_s(measurement: Measurement) -> float:
+    """Time that the board itself spent on a measurement: load, first, warm-up and timed runs [s]."""
+    return sum(
+        s.load_s + s.cold_s + sum(s.durations_s) + s.warmup_runs * float(np.median(s.durations_s))
+        for s in measurement.sessions
+    )
+
+
+def search(rig: Rig, strategy: Strategy) -> None:
+    """Asks, evaluates and tells until the study's trials are done."""
+    rig.watcher.stage(f"search: {rig.study.trials} trials, strategy {rig.study.strategy.name}")
+    started = time.monotonic()
+    loop = Loop(
+        rig.run,
+        rig.space,
+        strategy,
+        Evaluator(rig).evaluate,
+        trials=rig.study.trials,
+        in_flight=rig.study.in_flight,
+        busy=rig.host.busy,
+        abort=rig.abort,
+        watcher=rig.watcher,
+    )
+    loop.search()
+    if rig.run.get("finished", "search") is None:
+        rig.run.append("finished", "search", {"wall_s": time.monotonic() - started, "at": time.time()})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a target's front that is not confirmed yet."""
+
+    evaluation: Evaluation
+    target: Target
+
+
+def confirm(rig: Rig) -> None:
+    """Measures the fronts again with trained weights, until every member of a nominal front is confirmed.
+
+    A member that turns out worse makes room for others, which are confirmed in the next round.
+    """
+    rig.watcher.stage("confirm: measuring the fronts again with trained weights over fresh agents")
+    for number in range(CONFIRM_ROUNDS):
+        members = [m for target in rig.study.targets for m in _unconfirmed(rig, target)]
+        if not members:
+            break
+        _confirm_round(rig, members, number)
+    for number in sorted({int(r.key.split("/")[0]) for r in rig.run.records("confirmed")}):
+        _test(rig, number)
+
+
+def _unconfirmed(rig: Rig, target: Target) -> list[Member]:
+    front = table.pareto(rig.run, target.name)
+    front = front[~front["confirmed"]].sort_values("nominal", ascending=False, kind="stable")
+    by_number = {e.trial.number: e for e in evaluations(rig.run)}
+    known = {r.key for kind in ("confirmed", "refuted") for r in rig.run.records(kind)}
+    return [
+        Member(by_number[int(number)], target)
+        for number in front["trial"][:CONFIRMED_PER_TARGET]
+        if f"{number}/{target.name}" not in known
+    ]
+
+
+def _confirm_round(rig: Rig, members: list[Member], number: int) -> None:
+    for name, board in rig.boards.items():
+        here = [m for m in members if m.target.device == name]
+        with rig.host.busy():
+            jobs = [_confirm_job(rig, member) for member in here]
+        if jobs:
+            rig.watcher.note(f"  {name}: {len(jobs)} candidates, {jobs[0].plan.agents} fresh agents or more")
+            measure_together(board, jobs, seed=rig.study.seed + number)
+        for member, job in zip(here, jobs, strict=True):
+            key = f"{member.evaluation.trial.number}/{member.target.name}"
+            try:
+                body = {"measurement": to_json(job.measurement(board.facts, board.origin))}
+            except CandidateError as error:
+                rig.run.append("refuted", key, {"error": str(error)})
+            else:
+                rig.run.append("confirmed", key, body)
+
+
+def _confirm_job(rig: Rig, member: Member) -> Job:
+    file = trained_file(rig, member.evaluation, member.target.file_format)
+    return Job(file.artifact, file.data, member.target, rig.study.confirm)
+
+
+def trained_file(rig: Rig, evaluation: Evaluation, file_format: str) -> Exported:
+    """The file of a trained trial, written from its checkpoint."""
+    network = rig.space.build(evaluation.trial.proposal.architecture)
+    weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
+    return export(network, weights, file_format)
+
+
+def _test(rig: Rig, number: int) -> None:
+    """Scores a confirmed trial on the test split, which no decision ever sees."""
+    if rig.run.get("tested", str(number)) is not None:
+        return
+    evaluation = next(e for e in evaluations(rig.run) if e.trial.number == number)
+    network = rig.space.build(evaluation.trial.proposal.architecture)
+    weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
+    score = evaluate(network, weights, rig.task, "test")
+    rig.run.append("tested", str(number), {"accuracy": {"fp32": to_json(score)}})
+
+
+def write_results(rig: Rig, folder: Path) -> None:
+    """Writes the CSVs, pictures, report and the winners' files; everything comes from the store."""
+    rig.watcher.stage("report")
+    write_report(rig.run, folder)
+    winners = {
+        int(number)
+        for target in rig.study.targets
+        for number in table.pareto(rig.run, target.name).query("nominal")["trial"]
+    }
+    models = folder / "models"
+    for evaluation in evaluations(rig.run):
+        if evaluation.trial.number in winners:
+            for file_format in ("onnx", "tflite"):
+                file = trained_file(rig, evaluation, file_format)
+                models.mkdir(parents=True, exist_ok=True)
+                (models / f"trial{evaluation.trial.number}.{file_format}").write_bytes(file.data)
+
+
+def result_paths(folder: Path) -> list[Path]:
+    """What a run's folder has for its reader: report, CSVs, pictures, models."""
+    patterns = ("report.md", "*.csv", "*.png", "models/*")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def write_report(run: table.Run, folder: Path) -> list[Path]:
+    """Writes everything that follows from stored records alone."""
+    paths = table.write_csvs(run, folder)
+    targets = [from_json(Target, target) for target in run.config["targets"]]
+    for target in targets:
+        path = folder / f"front_{target.name}.png"
+        plots.front_picture(run, target.name, path)
+        paths.append(path)
+    return [*paths, report.write_report(run, folder)]

@@ -1,0 +1,182 @@
+"""The commands that run, resume and report studies."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devices.registry import Lab
+from harness import config, stages
+from harness.progress import LiveWatcher, Watcher
+from harness.study import Study, read_study, study_of
+from results.codec import to_json
+from results.errors import ConfigError, unknown_name
+from results.store import Run, Store
+from search.network import costs
+from search.space import SearchSpace
+from search.tasks import Task
+
+STORE = "store.sqlite"
+
+
+def search(args: argparse.Namespace) -> int:
+    """Begins a study in a new folder under ``runs/``."""
+    study = read_study(args.study)
+    lab = Lab.load(args.lab)
+    config.check_devices(study, lab)
+    task = config.task_of(study)
+    space = config.space_of(study, task)
+    config.strategy_of(study, space)
+    folder = _new_folder(args.runs, study.name)
+    with Store.open(folder / STORE) as store:
+        run = store.begin(folder.name, _run_config(study, task, space))
+        return _go_on(args, study, lab, store, run, folder)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Goes on with a run; what is stored is not done again."""
+    folder = _folder(args)
+    with Store.open(folder / STORE) as store:
+        run = store.run(folder.name)
+        study = study_of(run.config["study"], folder / "study.toml")
+        return _go_on(args, study, Lab.load(args.lab), store, run, folder)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes everything that follows from the stored records again."""
+    folder = _folder(args)
+    with Store.open(folder / STORE) as store:
+        run = store.run(folder.name)
+        paths = stages.write_report(run, folder)
+        _show_outcome(args, run, folder, paths)
+    return 0
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Says what a study will cost at the most: trainings, board time, disk."""
+    study = read_study(args.study)
+    lab = Lab.load(args.lab)
+    config.check_devices(study, lab)
+    task = config.task_of(study)
+    space = config.space_of(study, task)
+    rows = _cost_rows(study, space)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        grid = Table("what", "at the most", title=f"{study.name}: estimated, nothing is run")
+        for key, text in rows.items():
+            grid.add_row(key, str(text))
+        Console().print(grid)
+    return 0
+
+
+def _cost_rows(study: Study, space: SearchSpace) -> dict[str, Any]:
+    rng = np.random.default_rng(study.seed)
+    parameters = [costs(space.build(space.sample(rng))).parameters for _ in range(50)]
+    screen, confirm = study.screen, study.confirm
+    screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s)
+    confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) * stages.CONFIRMED_PER_TARGET
+    samples = study.trials * len(study.targets) * screen.sessions[1] * screen.max_runs
+    rows: dict[str, Any] = {
+        "trials": study.trials,
+        "trainings": f"{study.trials} of {study.fidelity.epochs} epochs, {study.workers} at a time"
+        " (fewer: what breaks a limit is not trained)",
+    }
+    for name in dict.fromkeys(t.device for t in study.targets):
+        targets = sum(t.device == name for t in study.targets)
+        total_s = targets * (study.trials * screen_s + confirm_s)
+        rows[f"time on {name}"] = (
+            f"{total_s / 60:.0f} min, loading and slow candidates (> {screen_s:.1f} s) not counted"
+        )
+    rows["disk"] = f"{(study.trials * 4 * float(np.mean(parameters)) + 12 * samples) / 1e6:.0f} MB"
+    return rows
+
+
+def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:
+    watcher = _watcher(args, study)
+    with store.claim(run.name):
+        watcher.note(f"run {run.name} in {folder}")
+        try:
+            with config.open_rig(study, lab, store, run, watcher, ask_secret=_ask_secret()) as rig:
+                strategy = config.strategy_of(study, rig.space)
+                stages.run_study(rig, strategy, folder)
+                paths = stages.result_paths(folder)
+        except BaseException:
+            print(f"boardwise: go on with: boardwise resume {folder}", file=sys.stderr)
+            raise
+        finally:
+            watcher.close()
+    _show_outcome(args, run, folder, paths)
+    return 0
+
+
+def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
+    if args.json:
+        return Watcher()
+    return LiveWatcher(study.problem, study.targets, study.trials)
+
+
+def _ask_secret() -> config.AskSecret | None:
+    return getpass.getpass if sys.stdin.isatty() else None
+
+
+def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
+    return {
+        "study": dict(study.source),
+        "targets": to_json(study.targets),
+        "problem": to_json(study.problem),
+        "task": {
+            "name": task.name,
+            "metric": task.metric,
+            "maximise": task.maximise,
+            "credits": task.credits,
+        },
+        "seed": study.seed,
+        "fidelity": to_json(study.fidelity),
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "strategy": {"name": study.strategy.name, "options": dict(study.strategy.options)},
+        "version": version("boardwise"),
+        "host": socket.gethostname(),
+    }
+
+
+def _new_folder(runs: Path, name: str) -> Path:
+    """``runs/<name>``, or with the next free number where that is taken: nothing is overwritten."""
+    for number in range(1, 10_000):
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
+        return folder
+    raise ConfigError(f"{runs}: has too many runs called {name}; remove some or give the study another name")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    for folder in (Path(args.run), args.runs / args.run):
+        if (folder / STORE).is_file():
+            return folder.resolve()
+    known = [path.parent.name for path in args.runs.glob(f"*/{STORE}")]
+    raise ConfigError(f"{unknown_name('run', str(args.run), known)} (looked in {args.runs}/)")
+
+
+def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
+    from harness.outcome import outcome_json, print_outcome
+
+    if args.json:
+        print(json.dumps(outcome_json(run, folder, paths), indent=2))
+    else:
+        print_outcome(run, folder, paths)

@@ -1,0 +1,228 @@
+"""A study as its TOML file says it: validated, frozen, not yet turned into objects.
+
+:mod:`harness.config` makes the objects; everything here is names and numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.quantities import PER_TARGET, QUANTITIES, parse_limit
+from results.errors import ConfigError
+from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
+from results.settings import Settings
+
+SCREEN = Plan("screen", sessions=(3, 8), half_width=0.03, session_s=0.08, warmup_s=0.04, min_runs=20)
+CONFIRM = Plan(
+    "confirm", sessions=(10, 20), agents=5, half_width=0.02, session_s=0.25, warmup_s=0.1, min_runs=50
+)
+BENCH = Plan("bench", sessions=(10, 20), agents=5, half_width=0.02, session_s=0.5, warmup_s=0.2, min_runs=50)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A plug-in or data set by name, with its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a study file says.
+
+    Attributes:
+        name: Name of the run; letters, digits, ``-`` and ``_``.
+        seed: Everything random follows from it.
+        trials: Number of trials to ask for.
+        task: Data set or user's file.
+        space: Search space.
+        strategy: Search strategy.
+        fidelity: Training that each trial gets.
+        workers: Training processes.
+        in_flight: Trials under way at once; ask n waits until trials up to n - in_flight were told.
+        training_limit_s: Longest training of one trial, CPU time.
+        targets: Where it is measured.
+        objective: Name of the cost objective beside the accuracy.
+        limits: Hard limits.
+        screen: Plan before training.
+        confirm: Plan of the confirm stage.
+        check_outputs: Whether outputs are compared on the board as well.
+        give_up_after_s: How long a board may be away before the run ends.
+        source: The file as a dictionary, for the store.
+    """
+
+    name: str
+    seed: int
+    trials: int
+    task: Named
+    space: Named
+    strategy: Named
+    fidelity: Fidelity
+    workers: int
+    in_flight: int
+    training_limit_s: float
+    targets: tuple[Target, ...]
+    objective: str
+    limits: tuple[Limit, ...]
+    screen: Plan = SCREEN
+    confirm: Plan = CONFIRM
+    check_outputs: bool = True
+    give_up_after_s: float = 600.0
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> Problem:
+        """Accuracy up, and the worst of the targets' costs, each by its limit where it has one, down."""
+        accuracy = Metric("accuracy", maximise=True)
+        if self.objective not in PER_TARGET:
+            return Problem((accuracy, Metric(self.objective)), self.limits)
+        names = tuple(target.name for target in self.targets)
+        scales = tuple(self._scale(name) for name in names) if len(names) > 1 else (1.0,)
+        return Problem((accuracy, Metric(self.objective, names, scales)), self.limits)
+
+    def _scale(self, target: str) -> float:
+        uppers = [x.upper for x in self.limits if x.metric == Metric(self.objective, (target,))]
+        return min(uppers, default=1.0)
+
+
+def read_study(path: Path) -> Study:
+    """Reads and validates a study file.
+
+    Raises:
+        ConfigError: Naming file, table, key, value and remedy.
+    """
+    values = Settings.read(path).rest()
+    task = values.get("task")
+    if isinstance(task, dict) and isinstance(task.get("name"), str) and _is_path(task["name"]):
+        # Stored absolute, so that the run can be resumed from any folder.
+        values["task"] = {**task, "name": str((path.parent / Path(task["name"]).expanduser()).resolve())}
+    return study_of(values, path)
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or Path(name).suffix in (".py", ".npz")
+
+
+def study_of(values: Mapping[str, Any], path: Path) -> Study:
+    """Validates a study that was read before; errors as in :func:`read_study`.
+
+    Args:
+        values: The file as a dictionary.
+        path: Its name, for messages and for the default name of the run.
+    """
+    top = Settings(values, str(path))
+    where = str(path)
+    training = top.table("training")
+    measurement = top.table("measurement")
+    targets, limits = _targets(top)
+    workers = training.take_count("workers", 2)
+    study = Study(
+        name=_run_name(top.take("name", str, path.stem), where),
+        seed=top.take_count("seed", 0, low=0),
+        trials=top.take_count("trials", 50),
+        task=_named(top.table("task")),
+        space=_named(top.table("space")),
+        strategy=_named(top.table("strategy")),
+        fidelity=Fidelity(
+            epochs=training.take_count("epochs", 10),
+            subset=training.take_number("subset", 1.0, low=0.001, high=1.0),
+        ),
+        workers=workers,
+        in_flight=training.take_count("in_flight", 2 * workers),
+        training_limit_s=training.take_number("time_limit_s", 3600.0, low=1.0),
+        targets=targets,
+        objective=top.take_name("objective", QUANTITIES, "latency_p90"),
+        limits=(*limits, *_network_limits(top, where)),
+        screen=_plan(measurement.table("screen"), SCREEN),
+        confirm=_plan(measurement.table("confirm"), CONFIRM),
+        check_outputs=measurement.take("check_outputs", bool, True),
+        give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
+        source=dict(values),
+    )
+    for settings in (top, training, measurement):
+        settings.done()
+    return study
+
+
+def _run_name(name: str, where: str) -> str:
+    if not name or not all(c.isalnum() or c in "-_" for c in name) or not name.isascii():
+        raise ConfigError(f"{where}: name must be made of letters, digits, - and _, got {name!r}")
+    return name
+
+
+def _named(table: Settings) -> Named:
+    return Named(table.take("name", str), table.rest())
+
+
+def _targets(top: Settings) -> tuple[tuple[Target, ...], tuple[Limit, ...]]:
+    targets: list[Target] = []
+    limits: list[Limit] = []
+    for table in top.tables("targets"):
+        target = target_of(table)
+        if target in targets:
+            raise ConfigError(f"{table.where}: the target {target.name} is named twice")
+        targets.append(target)
+        limits += [_target_limit(text, target, table.where) for text in _texts(table, "limits")]
+        table.done()
+    if not targets:
+        raise ConfigError(f"{top.where}: names no target; add [[targets]] with device and runtime")
+    return tuple(targets), tuple(limits)
+
+
+def target_of(table: Settings) -> Target:
+    """A target from device, runtime, precision and options."""
+    options: dict[str, Option] = {"threads": 1, **table.table("options").rest()}
+    return Target(
+        device=table.take("device", str),
+        runtime=table.take_name("runtime", FORMATS),
+        precision=table.take_name("precision", ("fp32",), "fp32"),
+        options=tuple(options.items()),
+    )
+
+
+def _texts(table: Settings, key: str) -> list[str]:
+    values = table.take(key, list, [])
+    if not all(isinstance(value, str) for value in values):
+        raise table.error(key, f"must be a list of texts like 'latency_p90 <= 8 ms', got {values!r}")
+    return [str(value) for value in values]
+
+
+def _target_limit(text: str, target: Target, where: str) -> Limit:
+    metric, upper = parse_limit(text, where)
+    if metric not in PER_TARGET:
+        raise ConfigError(f"{where}: {metric} belongs to no target; put {text!r} under limits at the top")
+    return Limit(Metric(metric, (target.name,)), upper)
+
+
+def _network_limits(top: Settings, where: str) -> list[Limit]:
+    limits = []
+    for text in _texts(top, "limits"):
+        metric, upper = parse_limit(text, where)
+        if metric in PER_TARGET:
+            raise ConfigError(f"{where}: {text!r} needs a target; put it under limits of its [[targets]]")
+        limits.append(Limit(Metric(metric), upper))
+    return limits
+
+
+def _plan(table: Settings, default: Plan) -> Plan:
+    sessions = table.take("sessions", list, list(default.sessions))
+    if len(sessions) != 2 or not all(isinstance(n, int) for n in sessions):
+        raise table.error("sessions", f"must be [least, greatest], got {sessions!r}")
+    plan = dataclasses.replace(
+        default,
+        sessions=(sessions[0], sessions[1]),
+        agents=table.take_count("agents", default.agents),
+        half_width=table.take_number("half_width", default.half_width, low=1e-4, high=1.0),
+        session_s=table.take_number("session_s", default.session_s, low=1e-3),
+        warmup_s=table.take_number("warmup_s", default.warmup_s, low=0.0),
+        min_runs=table.take_count("min_runs", default.min_runs),
+        max_runs=table.take_count("max_runs", default.max_runs),
+        load_limit_s=table.take_number("load_limit_s", default.load_limit_s, low=0.1),
+    )
+    table.done()
+    return plan

@@ -1,0 +1,134 @@
+"""Study files: what they say, and what is refused in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.quantities import parse_limit, show
+from harness.study import read_study, study_of
+from results.errors import ConfigError
+from results.records import Limit, Metric
+
+GOOD = """
+name = "demo"
+seed = 7
+trials = 12
+[task]
+name = "digits"
+[space]
+name = "chain"
+depths = [1, 2]
+[strategy]
+name = "bayesian"
+[training]
+epochs = 3
+workers = 2
+[[targets]]
+device = "pi5"
+runtime = "onnxruntime"
+limits = ["latency_p90 <= 8 ms", "peak_memory <= 64 MiB"]
+[[targets]]
+device = "pi5"
+runtime = "tflite"
+options = { threads = 2 }
+limits = ["latency_p90 <= 4 ms"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text)
+    return path
+
+
+def test_reads_everything(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, GOOD))
+    ort, tflite = (target.name for target in study.targets)
+    assert (ort, tflite) == ("pi5-onnxruntime-fp32-threads1", "pi5-tflite-fp32-threads2")
+    assert study.space.options == {"depths": [1, 2]}
+    assert study.limits == (
+        Limit(Metric("latency_p90", (ort,)), 0.008),
+        Limit(Metric("peak_memory", (ort,)), 64 * 2.0**20),
+        Limit(Metric("latency_p90", (tflite,)), 0.004),
+    )
+    accuracy, cost = study.problem.objectives
+    assert accuracy == Metric("accuracy", maximise=True)
+    assert cost == Metric("latency_p90", (ort, tflite), (0.008, 0.004))
+    assert study.in_flight == 4
+
+
+def test_what_is_stored_reads_back_as_the_same_study(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    study = read_study(path)
+    assert study_of(study.source, path) == study
+
+
+def test_paths_of_tasks_are_stored_absolute(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, GOOD.replace('"digits"', '"mine.py"')))
+    assert study.task.name == str(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("trials = 12", "trails = 12", ["study.toml", "'trails'", "'trials'"]),
+        ("trials = 12", "trials = 0", ["trials", "at least 1", "0"]),
+        ("trials = 12", "trials = '12'", ["trials", "whole number", "'12'"]),
+        ("epochs = 3", "epoch = 3", ["[training]", "'epoch'", "'epochs'"]),
+        ('runtime = "tflite"', 'runtime = "tflight"', ["[[targets]] number 2", "'tflight'", "'tflite'"]),
+        ("latency_p90 <= 4 ms", "latency_p90 <= 4 mJ", ["number 2", "4 mJ", "ms"]),
+        ("latency_p90 <= 4 ms", "latency_p95 <= 4 ms", ["'latency_p95'", "'latency_p90'"]),
+        ("latency_p90 <= 4 ms", "latency_p90 < 4 ms", ["latency_p90 < 4 ms", "write it like"]),
+        ("latency_p90 <= 4 ms", "latency_p90 <= 0 ms", ["positive"]),
+        ("latency_p90 <= 4 ms", "macs <= 4 M", ["macs", "at the top"]),
+        ('name = "demo"', 'name = "a b"', ["name", "'a b'"]),
+        ("seed = 7", 'limits = ["latency_p90 <= 4 ms"]', ["needs a target"]),
+        ("options = { threads = 2 }", 'precision = "int4"', ["precision", "'int4'"]),
+    ],
+)
+def test_bad_values_name_file_key_value_and_remedy(
+    tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        read_study(write(tmp_path, GOOD.replace(old, new)))
+    for word in [str(tmp_path), *words]:
+        assert word in str(caught.value)
+
+
+def test_no_target_and_the_same_target_twice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"add \[\[targets\]\]"):
+        read_study(write(tmp_path, GOOD.split("[[targets]]")[0]))
+    twice = GOOD.replace('runtime = "tflite"\noptions = { threads = 2 }', 'runtime = "onnxruntime"')
+    with pytest.raises(ConfigError, match="named twice"):
+        read_study(write(tmp_path, twice))
+
+
+def test_no_toml_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_study(write(tmp_path, "name = "))
+    with pytest.raises(ConfigError, match="no such file"):
+        read_study(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("latency_p50 <= 8ms", ("latency_p50", 8e-3)),
+        ("energy<=20 mJ", ("energy", 20e-3)),
+        ("size <= 1.5 MB", ("size", 1.5e6)),
+        ("macs <= 3M", ("macs", 3e6)),
+        ("parameters <= 1e5", ("parameters", 1e5)),
+    ],
+)
+def test_limits(text: str, expected: tuple[str, float]) -> None:
+    assert parse_limit(text, "here") == expected
+
+
+def test_figures_are_shown_with_units() -> None:
+    assert show("latency_p90", 0.00812) == "8.12 ms"
+    assert show("size", 375_000) == "375 kB"
+    assert show("macs", 3.6e6) == "3.6 M"
+    assert show("accuracy", 0.97231) == "0.972"
