@@ -1,0 +1,99 @@
+"""A task of the user's own: one Python file with its data and whatever it wants to do its own way."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from results.errors import BoardwiseError, DataError
+from search.arrays import Dealing, splits_of
+from search.tasks import Task
+
+
+def task_file(path: Path, options: Mapping[str, Any]) -> Task:
+    """The task that a Python file defines (:class:`search.tasks.TaskFile`).
+
+    Args:
+        path: The file; it is executed.
+        options: Keyword arguments of its ``data``.
+
+    Raises:
+        DataError: If the file does not define a usable task; what its own code raised is quoted.
+    """
+    module = _executed(path)
+    data = _function(module, "data", path)
+    loss, measure, trainer = (_function(module, name, path) for name in ("loss", "metric", "train"))
+    outputs = getattr(module, "OUTPUTS", None)
+    if data is None:
+        raise DataError(f"{path}: defines no function data()")
+    _check_constants(module, path)
+    if outputs is not None and (loss is None or measure is None):
+        raise DataError(f"{path}: with OUTPUTS, the targets are your own: define loss() and metric() too")
+    arrays = _called(data, options, path)
+    splits = splits_of(arrays, str(path), Dealing(), outputs=outputs)
+    return Task(
+        name=path.stem,
+        classes=outputs or int(splits.train.labels.max()) + 1,
+        data=splits,
+        credits=tuple(getattr(module, "CREDITS", ())),
+        metric=getattr(module, "METRIC", "accuracy" if measure is None else "metric"),
+        maximise=getattr(module, "MAXIMISE", True),
+        loss=loss,
+        measure=measure,
+        trainer=trainer,
+    )
+
+
+def last_lines(error: BaseException, lines: int = 6) -> str:
+    """The end of a traceback: what was raised, and where."""
+    text = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return "\n".join(text[-lines:])
+
+
+def _executed(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"boardwise_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"{path}: cannot be loaded as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BoardwiseError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: cannot be executed:\n{last_lines(error)}") from error
+    return module
+
+
+def _function(module: ModuleType, name: str, path: Path) -> Any:
+    value = getattr(module, name, None)
+    if value is not None and not callable(value):
+        raise DataError(f"{path}: {name} is to be a function, it is a {type(value).__name__}")
+    return value
+
+
+def _check_constants(module: ModuleType, path: Path) -> None:
+    wanted = {"OUTPUTS": int, "METRIC": str, "MAXIMISE": bool, "CREDITS": (list, tuple)}
+    for name, kind in wanted.items():
+        if not isinstance(getattr(module, name, None), (type(None), kind)):  # type: ignore[arg-type]
+            raise DataError(f"{path}: {name} is {getattr(module, name)!r}, of the wrong type")
+    outputs = getattr(module, "OUTPUTS", None)
+    if outputs is not None and (isinstance(outputs, bool) or outputs < 1):
+        raise DataError(f"{path}: OUTPUTS is the number of outputs of the network, got {outputs!r}")
+
+
+def _called(data: Any, options: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    try:
+        arrays = data(**options)
+    except BoardwiseError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: data() raised:\n{last_lines(error)}") from error
+    if not isinstance(arrays, Mapping):
+        raise DataError(f"{path}: data() is to return arrays by name, it returned a {type(arrays).__name__}")
+    return arrays

@@ -1,0 +1,215 @@
+"""Training a network in PyTorch, repeatable to the bit, and using a trained one.
+
+One thread, always: on a shared machine one thread per process gives the most trainings per hour, and
+results depend on the number of threads.  The same job gives the same bytes of weights, here or in a
+worker of :mod:`search.training_pool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from results.errors import BoardwiseError, ConfigError, TrainingError
+from results.records import Fidelity, Score
+from search.datasets import load_task
+from search.module import load_weights, to_module, weights_of
+from search.network import Network, initial_weights
+from search.task_file import last_lines
+from search.tasks import Normalisation, SplitName, Task
+from search.training_run import Inputs, Limits, OnEpoch, TrainingRun, checked_score, one_cycle, outputs_of
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+_TINY = 1e-30
+"""Weights below this become 0: they change no output, and products with them are denormal, which makes a
+CPU ten times slower."""
+
+_kept: dict[str, tuple[dict[str, Any], Task]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """Everything a training follows from.
+
+    Attributes:
+        network: What is trained; narrower than what is measured where ``fidelity.width`` says so, and of
+            the input size of ``fidelity.resolution``: whoever builds it sees to that.
+        task_name: What it learns: name or path, see :func:`search.datasets.load_task`.
+        task_options: Options of the task.
+        fidelity: How much it gets to see.
+        seed: Initial weights, order of the images and their changes follow from it.
+        weights: What to begin with instead of fresh weights.
+        time_limit_s: CPU time after which it is given up [s].
+    """
+
+    network: Network
+    task_name: str
+    task_options: Mapping[str, Any]
+    fidelity: Fidelity
+    seed: int
+    weights: Weights | None = None
+    time_limit_s: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """A trained network.
+
+    Attributes:
+        score: On the validation split, after the last epoch.
+        curve: Validation score after each epoch.
+        weights: Trained weights, float32, none of them denormal.
+        training_s: CPU time of the training, validation included, loading the data not [s].
+        flushed: Number of weights that were nearly 0 (below 1e-30) and became 0.
+    """
+
+    score: Score
+    curve: tuple[float, ...]
+    weights: Weights = field(repr=False)
+    training_s: float
+    flushed: int
+
+
+def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
+    """Trains a network in this process.
+
+    Args:
+        job: What to train, and how.
+        on_epoch: Called with the number of epochs done and the validation score, after each.
+
+    Raises:
+        TrainingError: If it diverges, takes too long, or code of the task raises.
+        ConfigError: If the task's data cannot be used (DataError), or does not fit the network.
+        ArchitectureError: If the job's weights are those of another network.
+    """
+    task = _task(job)
+    check_fits(job.network, task, job.fidelity)
+    weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
+    module = _module(job.network, weights)
+    limits = Limits(job.network.fingerprint, job.time_limit_s)
+    size = _size(job.network)
+    with _repeatable(job.seed), _blamed_on(limits.candidate):
+        run = TrainingRun(module, task, job.fidelity, job.seed, size=size, limits=limits, on_epoch=on_epoch)
+        (task.trainer or one_cycle)(module, run)
+        trained, flushed = _settled(weights_of(module), limits.candidate)
+        load_weights(module, trained)
+        score = run.validate()
+    return TrainingResult(score, tuple(run.curve) or (score.value,), trained, run.training_s, flushed)
+
+
+def evaluate(network: Network, weights: Weights, task: Task, split: SplitName) -> Score:
+    """Score of a trained network on one split; images are resized to the network's input.
+
+    Raises:
+        TrainingError: If outputs or score are not finite, or code of the task raises.
+        ArchitectureError: If the weights are those of another network.
+    """
+    data = task.data[split]
+    with _repeatable(0), _blamed_on(network.fingerprint):
+        outputs = outputs_of(
+            _module(network, weights), Inputs(data.pixels, data.normalisation, _size(network))
+        )
+        return checked_score(task, outputs, data, network.fingerprint)
+
+
+def predict(network: Network, weights: Weights, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs ``(n, outputs)`` of a trained network, of inputs ``(n, c, h, w)`` as ``Split.images`` gives.
+
+    Raises:
+        ArchitectureError: If the weights are those of another network, or the images do not fit it.
+    """
+    if images.shape[1:] != network.input_shape:
+        raise ConfigError(f"the network takes images {network.input_shape}, got {images.shape[1:]}")
+    channels = len(images[0])
+    plain = Normalisation((0.0,) * channels, (1.0,) * channels)
+    with _repeatable(0):
+        inputs = Inputs(images.astype(np.float32, copy=False), plain, _size(network))
+        return outputs_of(_module(network, weights), inputs)
+
+
+def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:
+    """Raises ConfigError unless the network takes the task's images and gives its outputs."""
+    channels, height, width = task.input_shape
+    if fidelity.resolution is not None:
+        height = width = fidelity.resolution
+    if network.input_shape != (channels, height, width):
+        raise ConfigError(
+            f"task {task.name!r} gives images {(channels, height, width)} at resolution "
+            f"{fidelity.resolution or 'its own'}, the network takes {network.input_shape}"
+        )
+    outputs = network.shapes[network.output]
+    if outputs != (task.classes,):
+        raise ConfigError(f"task {task.name!r} has {task.classes} outputs, the network gives {outputs}")
+
+
+# --------------------------------------------------------------------------- pieces
+
+
+def _task(job: TrainingJob) -> Task:
+    """The job's task; the last one is kept, since one job comes after another."""
+    options = dict(job.task_options)
+    if job.task_name not in _kept or _kept[job.task_name][0] != options:
+        _kept.clear()
+        _kept[job.task_name] = options, load_task(job.task_name, options)
+    return _kept[job.task_name][1]
+
+
+def _size(network: Network) -> tuple[int, int]:
+    _, height, width = network.input_shape
+    return height, width
+
+
+def _module(network: Network, weights: Weights) -> nn.Module:
+    return to_module(network, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@contextlib.contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """One thread, no denormals, and seeded global generators for code that uses those; put back after."""
+    threads, python, legacy = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        np.random.set_state(legacy)
+        random.setstate(python)
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _blamed_on(candidate: str) -> Iterator[None]:
+    """Whatever PyTorch or the task's own code raises is the candidate's fault."""
+    try:
+        yield
+    except BoardwiseError:
+        raise
+    except Exception as error:
+        raise TrainingError(candidate, f"the training raised:\n{last_lines(error)}") from error
+
+
+def _settled(weights: dict[str, NDArray[np.float32]], candidate: str) -> tuple[Weights, int]:
+    """The weights without what is nearly 0, and how many of those there were."""
+    flushed = 0
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(candidate, f"diverged: {name} has values that are not finite")
+        tiny = (values != 0) & (np.abs(values) < _TINY)
+        values[tiny] = 0
+        flushed += int(tiny.sum())
+    return weights, flushed
