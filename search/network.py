@@ -113,6 +113,8 @@ class Network:
         unfit = [name for name in names if not name or "." in name]
         if unfit:  # a dot separates node and tensor in the names of weights
             raise ArchitectureError(f"node name {unfit[0]!r} is empty or contains a dot")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ArchitectureError(f"the input needs channels, height and width, got {self.input_shape}")
         _ = self.shapes
 
     @property
@@ -158,11 +160,15 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
         case Add():
             if inputs[0] != inputs[1]:
                 raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
+        case BatchNorm():
+            _expect_rank(shape, 3)
         case GlobalPool():
             _expect_rank(shape, 3)
             return shape[:1]
         case Dense():
             _expect_rank(shape, 1)
+            if layer.units < 1:
+                raise ArchitectureError(f"a dense layer needs units, got {layer.units}")
             return (layer.units,)
         case _:
             pass
@@ -172,6 +178,8 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
 def _conv_shape(layer: Conv, shape: Shape) -> Shape:
     _expect_rank(shape, 3)
     channels, height, width = shape
+    if min(layer.groups, *layer.kernel, *layer.stride, *layer.dilation) < 1 or min(layer.padding) < 0:
+        raise ArchitectureError(f"kernel, stride, dilation and groups start at 1, padding at 0: {layer}")
     if layer.channels < 1 or channels % layer.groups or layer.channels % layer.groups:
         raise ArchitectureError(f"{channels} to {layer.channels} channels do not divide into {layer.groups}")
     top, bottom, left, right = layer.padding
