@@ -53,6 +53,8 @@ def task_of(study: Study) -> Task:
 
 def _check_options(kind: type[Any], named: Named, what: str) -> None:
     parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return  # it looks at its options itself
     known = [name for name in parameters if name not in COMMON_ARGUMENTS]
     for name in named.options:
         if name not in known:

@@ -1,0 +1,1 @@
+"""Things to run from a checkout; not part of the installed package."""

@@ -1,0 +1,115 @@
+"""`boardwise bench`: a file of the user's own, measured on one device; no search at all."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from devices.registry import Lab
+from harness import config
+from harness.board import Board
+from harness.host import Host
+from harness.measure import Job, measure_together
+from harness.sources import parse_shapes, source
+from harness.study import BENCH
+from results import table
+from results.codec import to_json
+from results.errors import ConfigError
+from results.records import FORMATS, Measurement, Option, Plan, Target
+from results.store import Run, Store
+
+RUN = "bench"
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measures a file over freshly started agents, stores it, prints it and writes a CSV."""
+    file = source(args.model, parse_shapes(args.shape))
+    entry = Lab.load(args.lab).entry(args.on)
+    target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, _options(args))
+    host = Host()
+    board = Board(args.on, config.agent_starter(entry, "boardwise bench", _ask_secret()), host, give_up_after_s=30.0)
+    job = Job(file.artifact, file.data, target, _plan(args.sessions))
+    try:
+        measure_together(board, [job], seed=time.time_ns() % 2**31)
+        measurement = job.measurement(board.facts, board.origin)
+    finally:
+        board.close()
+    return _keep(args, measurement)
+
+
+def _keep(args: argparse.Namespace, measurement: Measurement) -> int:
+    folder: Path = args.out
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name = f"{Path(args.model).stem}-{args.on}-{stamp}"
+    body = {"file": str(args.model), "measurement": to_json(measurement)}
+    with Store.open(folder / "store.sqlite") as store:
+        _run(store).append("benched", name, body)
+    row = {"file": str(args.model), **table.measurement_row(measurement)}
+    path = folder / f"{name}.csv"
+    table.write_csv(path, [row])
+    if args.json:
+        print(json.dumps({**row, "csv": str(path)}, indent=2))
+    else:
+        _print(row, path)
+    return 0
+
+
+def _run(store: Store) -> Run:
+    if RUN in store.runs():
+        return store.run(RUN)
+    return store.begin(RUN, {"kind": "bench"})
+
+
+def _print(row: dict[str, Any], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("what", "figure", title=f"{row['file']} on {row['device']}", title_justify="left")
+    for key, value in row.items():
+        if value is not None and value == value:
+            grid.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console = Console()
+    console.print(grid)
+    console.print(f"CSV: {path}", highlight=False, soft_wrap=True)
+
+
+def _runtime(file_format: str) -> str:
+    return next(runtime for runtime, known in FORMATS.items() if known == file_format)
+
+
+def _options(args: argparse.Namespace) -> tuple[tuple[str, Option], ...]:
+    options: dict[str, Option] = {"threads": args.threads}
+    for text in args.option:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--option {text!r}: write it like 'xnnpack=false'")
+        options[key] = _option(value)
+    return tuple(options.items())
+
+
+def _option(text: str) -> Option:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _plan(sessions: int | None) -> Plan:
+    if sessions is None:
+        return BENCH
+    agents = min(BENCH.agents, sessions)
+    return replace(BENCH, sessions=(sessions, max(sessions, BENCH.sessions[1])), agents=agents)
+
+
+def _ask_secret() -> config.AskSecret | None:
+    return getpass.getpass if sys.stdin.isatty() else None
