@@ -80,6 +80,7 @@ class Dense:
 
 
 Layer = Conv | BatchNorm | Activation | Add | GlobalPool | Dense
+_RANKS: dict[type, int] = {Conv: 3, BatchNorm: 3, GlobalPool: 3, Dense: 1}  # of what a layer reads
 
 
 @dataclass(frozen=True)
@@ -153,20 +154,18 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
     wanted = 2 if isinstance(layer, Add) else 1
     if len(inputs) != wanted:
         raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
-    shape = inputs[0]
+    shape, rank = inputs[0], _RANKS.get(type(layer))
+    if rank is not None and len(shape) != rank:
+        raise ArchitectureError(f"needs an input of rank {rank}, got shape {shape}")
     match layer:
         case Conv():
             return _conv_shape(layer, shape)
         case Add():
             if inputs[0] != inputs[1]:
                 raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
-        case BatchNorm():
-            _expect_rank(shape, 3)
         case GlobalPool():
-            _expect_rank(shape, 3)
             return shape[:1]
         case Dense():
-            _expect_rank(shape, 1)
             if layer.units < 1:
                 raise ArchitectureError(f"a dense layer needs units, got {layer.units}")
             return (layer.units,)
@@ -176,7 +175,6 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
 
 
 def _conv_shape(layer: Conv, shape: Shape) -> Shape:
-    _expect_rank(shape, 3)
     channels, height, width = shape
     if min(layer.groups, *layer.kernel, *layer.stride, *layer.dilation) < 1 or min(layer.padding) < 0:
         raise ArchitectureError(f"kernel, stride, dilation and groups start at 1, padding at 0: {layer}")
@@ -190,11 +188,6 @@ def _conv_shape(layer: Conv, shape: Shape) -> Shape:
     if min(out) < 1:
         raise ArchitectureError(f"a {layer.kernel} kernel does not fit into {shape}")
     return (layer.channels, *out)
-
-
-def _expect_rank(shape: Shape, rank: int) -> None:
-    if len(shape) != rank:
-        raise ArchitectureError(f"needs an input of rank {rank}, got shape {shape}")
 
 
 @dataclass(frozen=True)
