@@ -151,27 +151,29 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
     Raises:
         ArchitectureError: If the layer cannot take them.
     """
-    wanted = 2 if isinstance(layer, Add) else 1
-    if len(inputs) != wanted:
-        raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
-    shape, rank = inputs[0], _RANKS.get(type(layer))
-    if rank is not None and len(shape) != rank:
-        raise ArchitectureError(f"needs an input of rank {rank}, got shape {shape}")
+    _check_inputs(layer, inputs)
     match layer:
         case Conv():
-            return _conv_shape(layer, shape)
-        case Add():
-            if inputs[0] != inputs[1]:
-                raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
+            return _conv_shape(layer, inputs[0])
         case GlobalPool():
-            return shape[:1]
+            return inputs[0][:1]
         case Dense():
             if layer.units < 1:
                 raise ArchitectureError(f"a dense layer needs units, got {layer.units}")
             return (layer.units,)
         case _:
-            pass
-    return shape
+            return inputs[0]
+
+
+def _check_inputs(layer: Layer, inputs: list[Shape]) -> None:
+    wanted = 2 if isinstance(layer, Add) else 1
+    if len(inputs) != wanted:
+        raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
+    if inputs[0] != inputs[-1]:
+        raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
+    rank = _RANKS.get(type(layer))
+    if rank is not None and len(inputs[0]) != rank:
+        raise ArchitectureError(f"needs an input of rank {rank}, got shape {inputs[0]}")
 
 
 def _conv_shape(layer: Conv, shape: Shape) -> Shape:
