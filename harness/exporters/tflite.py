@@ -202,10 +202,11 @@ class _Graph:
         rows = _needed_padding(height, operation.shape[1], (top, bottom), layer, axis=0)
         columns = _needed_padding(width, operation.shape[2], (left, right), layer, axis=1)
         tensor, padding = self._tensors[source], Padding.VALID
-        if _is_same(height, rows, layer, 0) and _is_same(width, columns, layer, 1):
-            padding = Padding.SAME
-        elif rows != (0, 0) or columns != (0, 0):
-            tensor = self._pad(operation.name, source, rows, columns)
+        if rows != (0, 0) or columns != (0, 0):
+            if _is_same(height, rows, layer, 0) and _is_same(width, columns, layer, 1):
+                padding = Padding.SAME
+            else:
+                tensor = self._pad(operation.name, source, rows, columns)
         options = {
             "Padding": padding,
             "StrideH": layer.stride[0],
@@ -265,5 +266,7 @@ def _is_same(size: int, padding: tuple[int, int], layer: Conv, axis: int) -> boo
     """Whether TFLite's SAME pads an axis as the layer does: half of it before, the odd row after."""
     stride = layer.stride[axis]
     reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return padding == (total // 2, total - total // 2)
+    total = (-(-size // stride) - 1) * stride + reach - size
+    # Where windows leave rows out, the total can be negative; XNNPACK in tflite-runtime 2.14 then
+    # computes wrong outputs instead of padding nothing.
+    return reach >= stride and padding == (total // 2, total - total // 2)

@@ -1,0 +1,229 @@
+"""Random layer graphs for the exporters, and a command that runs as many as one likes.
+
+``python -m tests.export_fuzz --graphs 2000 --seed 1`` writes each graph in every format, runs it in every
+runtime of this host with and without the runtime's own optimisations, and compares with PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ai_edge_litert.interpreter as litert
+import numpy as np
+import onnxruntime
+import tflite_runtime.interpreter as tflite_runtime
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from harness.exporters.tflite import channels_first, channels_last
+from search.module import to_module
+from search.network import (
+    Activation,
+    Add,
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalPool,
+    Layer,
+    Network,
+    Node,
+    Shape,
+    output_shape,
+    weight_shapes,
+)
+
+IMAGES = 2
+KINDS = ("relu", "relu6", "hard_swish")
+LARGEST_EDGE = 40
+
+
+# --------------------------------------------------------------------------- runtimes
+
+
+def run_onnx(data: bytes, images: np.ndarray, *, optimised: bool) -> np.ndarray:
+    """Logits by ONNX Runtime with all of its graph optimisations or none."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in images])
+
+
+def run_tflite(data: bytes, images: np.ndarray, *, package: Any, delegate: bool) -> np.ndarray:
+    """Logits by a TFLite package with XNNPACK or with the built-in kernels."""
+    resolvers = package.OpResolverType
+    resolver = resolvers.AUTO if delegate else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = package.Interpreter(
+        model_content=data, num_threads=1, experimental_op_resolver_type=resolver
+    )
+    interpreter.allocate_tensors()
+    source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    outputs = []
+    for image in channels_last(images):
+        interpreter.set_tensor(source["index"], image[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(result["index"]))
+    return channels_first(np.concatenate(outputs))
+
+
+Runner = Callable[[bytes, np.ndarray], np.ndarray]
+RUNNERS: dict[str, dict[str, Runner]] = {
+    "onnx": {
+        "onnxruntime, all optimisations": partial(run_onnx, optimised=True),
+        "onnxruntime, none": partial(run_onnx, optimised=False),
+    },
+    "tflite": {
+        "litert, XNNPACK": partial(run_tflite, package=litert, delegate=True),
+        "litert, built-in": partial(run_tflite, package=litert, delegate=False),
+        "tflite-runtime, XNNPACK": partial(run_tflite, package=tflite_runtime, delegate=True),
+        "tflite-runtime, built-in": partial(run_tflite, package=tflite_runtime, delegate=False),
+    },
+}
+
+
+# --------------------------------------------------------------------------- graphs
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, shape: Shape) -> Conv:
+    """A convolution that fits on an image of this shape."""
+    kernel = draw(st.tuples(*[st.sampled_from((1, 3, 5))] * 2))
+    dilation = draw(st.tuples(*[st.sampled_from((1, 1, 1, 2))] * 2))
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = []
+    for edge, size in zip(reach, shape[1:], strict=True):
+        sides = draw(st.sampled_from(((edge // 2, edge // 2), None)))
+        sides = sides or draw(st.tuples(*[st.integers(0, edge)] * 2))
+        padding += sides if sum(sides) + size >= edge else (edge, edge)
+    channels = shape[0]
+    divisors = [g for g in range(1, channels + 1) if channels % g == 0]
+    groups = draw(st.sampled_from((1, channels, *divisors)))
+    return Conv(
+        channels=groups * draw(st.integers(1, 2 if groups == channels else 6)),
+        kernel=kernel,
+        stride=draw(st.tuples(*[st.sampled_from((1, 2))] * 2)),
+        padding=tuple(padding),
+        groups=groups,
+        dilation=dilation,
+        bias=draw(st.booleans()),
+    )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    """A random graph over every layer; tensors may be read several times or not at all."""
+    shape = (draw(st.integers(1, 6)), draw(st.integers(1, 17)), draw(st.integers(1, 17)))
+    shapes: dict[str, Shape] = {"input": shape}
+    nodes: list[Node] = []
+
+    def add(layer: Layer, *inputs: str) -> str:
+        name = f"n{len(nodes)}"
+        nodes.append(Node(name, layer, inputs))
+        shapes[name] = output_shape(layer, [shapes[i] for i in inputs])
+        return name
+
+    last = "input"
+    for _ in range(draw(st.integers(1, 9))):
+        # Most often on from the last tensor, else from any: that is what makes branches.
+        source = draw(st.sampled_from([last, last, last, *shapes]))
+        twins = [name for name, each in shapes.items() if each == shapes[source]]
+        kind = draw(st.sampled_from(("conv", "conv", "norm", "norm", "activation", "add")))
+        match kind:
+            case "conv":
+                last = add(draw(convolutions(shapes[source])), source)
+            case "norm":
+                last = add(BatchNorm(draw(st.sampled_from((1e-5, 1e-3)))), source)
+            case "activation":
+                last = add(Activation(draw(st.sampled_from(KINDS))), source)
+            case _:
+                last = add(Add(), source, draw(st.sampled_from(twins)))
+    if draw(st.sampled_from((True, True, True, False))):
+        last = add(GlobalPool(), last)
+        if draw(st.booleans()):
+            last = add(Activation(draw(st.sampled_from(KINDS))), last)
+        last = add(Dense(draw(st.integers(1, 10))), last)
+    return Network(shape, tuple(nodes))
+
+
+def random_weights(network: Network, seed: int) -> dict[str, np.ndarray]:
+    """Weights as training may leave them: negative scales, dead channels, small and large variances."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    norms = {node.name for node in network.nodes if isinstance(node.layer, BatchNorm)}
+    for name, shape in weight_shapes(network).items():
+        node, part = name.split(".")
+        values = rng.standard_normal(shape)
+        if part == "running_var":
+            values = np.exp(values)
+        elif part == "weight" and node in norms:
+            values[rng.random(shape) < 0.1] = 0
+        elif part == "weight":
+            values *= (2 / np.prod(shape[1:])) ** 0.5
+            values[rng.random(shape) < 0.05] *= 1e-40  # denormal in float32
+        weights[name] = values.astype(np.float32)
+    return weights
+
+
+def pytorch_logits(network: Network, weights: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """What the product's own PyTorch module computes in inference."""
+    with torch.inference_mode():
+        return np.asarray(to_module(network, weights).eval()(torch.from_numpy(images)).numpy())
+
+
+def differences(network: Network, data: dict[str, bytes], weights: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference from PyTorch's logits by runtime, as a share of the largest logit."""
+    images = np.random.default_rng(0).standard_normal((IMAGES, *network.input_shape)).astype(np.float32)
+    reference = pytorch_logits(network, weights, images)
+    scale = max(float(np.abs(reference).max()), 1e-30)
+    found = {}
+    for file_format, runners in RUNNERS.items():
+        for name, run in runners.items():
+            logits = run(data[file_format], images)
+            assert logits.shape == reference.shape, name
+            found[name] = float(np.abs(logits - reference).max()) / scale
+    return found
+
+
+# --------------------------------------------------------------------------- command
+
+
+def main() -> None:
+    """Runs random graphs and prints the distribution of the differences per runtime."""
+    from harness.export import TOLERANCE, export
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--graphs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    found: dict[str, list[float]] = {}
+
+    @seed(arguments.seed)
+    @settings(
+        max_examples=arguments.graphs,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(network=networks(), number=st.integers(0, 2**31))
+    def compare(network: Network, number: int) -> None:
+        weights = random_weights(network, number)
+        data = {name: export(network, weights, name).data for name in RUNNERS}
+        each = differences(network, data, weights)
+        for name, value in each.items():
+            found.setdefault(name, []).append(value)
+        assert max(each.values()) <= TOLERANCE, each
+
+    compare()
+    for name, values in found.items():
+        low, high, most = np.percentile(values, (50, 99, 100))
+        print(f"{name:32} {len(values)} graphs: median {low:.1e}, 99 % {high:.1e}, largest {most:.1e}")
+
+
+if __name__ == "__main__":
+    main()
