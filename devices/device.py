@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import platformdirs
 
 from devices.connection import Connection
 from devices.ssh_config import SshAddress
 from results.errors import ConfigError
 from results.records import Option
+
+if TYPE_CHECKING:
+    from devices.ssh import SshConnection  # imports this module, and paramiko, which takes its time
 
 ConnectionKind = Literal["ssh", "local", "replay"]
 CONNECTIONS: tuple[str, ...] = get_args(ConnectionKind)
@@ -94,6 +100,10 @@ class DeviceEntry:
         for key in ("python", "directory", "board"):
             if not getattr(self, key).strip():
                 raise ConfigError(f"{key} must not be empty, got {getattr(self, key)!r}")
+        if self.directory.startswith("~"):
+            raise ConfigError(
+                f"directory = {self.directory!r}: leave out '~/', a relative path starts at the login's home"
+            )
         if self.power_switch and not isinstance(self.power_switch.get("kind"), str):
             raise ConfigError(
                 f"power_switch must name its kind, such as kind = 'command', got {dict(self.power_switch)}"
@@ -134,15 +144,29 @@ def connect(entry: DeviceEntry, *, ask_secret: AskSecret | None = None) -> Conne
 
     Raises:
         ConfigError: For a replay device, which is no machine.
-        BoardError: As the connection raises it.
     """
+    if entry.connection == "ssh":
+        return connect_ssh(entry, ask_secret=ask_secret)
     if entry.connection == "local":
         from devices.local import LocalConnection
 
         return LocalConnection(entry.name)
-    if entry.connection == "replay":
-        raise ConfigError(
-            f"device {entry.name!r} answers from stored figures and is no machine to connect to;"
-            " harness/config.py composes replay devices for searches"
-        )
-    raise NotImplementedError
+    raise ConfigError(
+        f"device {entry.name!r} answers from stored figures and is no machine to connect to;"
+        " harness/config.py composes replay devices, for searches alone"
+    )
+
+
+def connect_ssh(entry: DeviceEntry, *, ask_secret: AskSecret | None = None) -> SshConnection:
+    """The connection to an ssh device, which can also show the device's host key before it is trusted."""
+    from devices.ssh import SshConnection
+    from devices.ssh_route import SshSettings
+
+    own = platformdirs.user_config_path("boardwise") / "known_hosts"
+    settings = SshSettings(
+        SshAddress.parse(entry.address),
+        known_hosts=Path(entry.known_hosts) if entry.known_hosts else own,
+        identity_file=Path(entry.identity_file) if entry.identity_file else None,
+        config_file=Path(entry.ssh_config) if entry.ssh_config else None,
+    )
+    return SshConnection(entry.name, settings, ask_secret=ask_secret)
