@@ -114,6 +114,8 @@ def _read_union(kinds: Sequence[Any], data: Any, where: str) -> Any:
 
 def _read_tuple(kinds: Sequence[Any], data: Any, where: str) -> tuple[Any, ...]:
     _expect(isinstance(data, (list, tuple)), data, where, "an array")
+    if kinds == (float, ...) and all(type(v) is float for v in data) and all(map(math.isfinite, data)):
+        return tuple(data)  # samples, by the thousand
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_read(kinds[0], v, f"{where}[{i}]") for i, v in enumerate(data))
     _expect(len(data) == len(kinds), data, where, f"{len(kinds)} items")

@@ -125,7 +125,9 @@ def _prepare(engine: sa.Engine) -> None:
 def insert_new(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Inserts a row unless its unique columns are taken; whether it was inserted."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing()).rowcount == 1
+    # Inline, so without fetching the new row's number, which would hide the count of rows.
+    statement = dialect.insert(table).values(row).on_conflict_do_nothing().inline()
+    return connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount == 1
 
 
 @contextmanager

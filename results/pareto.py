@@ -37,17 +37,25 @@ class Fronts:
     nominal: tuple[int, ...]
 
 
-def fronts(points: Sequence[Sequence[Interval]], maximise: Sequence[bool]) -> Fronts:
+def fronts(
+    points: Sequence[Sequence[Interval]],
+    maximise: Sequence[bool],
+    *,
+    feasible: Sequence[bool] | None = None,
+) -> Fronts:
     """The three fronts of ``n`` points with ``m`` objectives each.
 
     Args:
         points: Intervals, shape ``(n, m)``.
         maximise: Whether more is better, shape ``(m,)``.
+        feasible: Whether each point certainly keeps all limits, shape ``(n,)``; None if all do.  A point
+            of which that is unclear cannot be on the certain front, and cannot certainly dominate.
     """
     best, worst, nominal = _turned(points, maximise)
+    certain = np.ones(len(points), bool) if feasible is None else np.asarray(feasible, dtype=bool)
     return Fronts(
-        certain=_undominated(best, worst),
-        possible=_undominated(worst, best),
+        certain=tuple(i for i in _undominated(best, worst) if certain[i]),
+        possible=_undominated(np.where(certain[:, None], worst, np.inf), best),
         nominal=_undominated(nominal, nominal),
     )
 

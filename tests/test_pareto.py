@@ -61,6 +61,24 @@ def test_certain_is_within_nominal_is_within_possible(
     assert bool(found.nominal) == bool(points)
 
 
+@given(populations(), st.data())
+def test_doubtful_feasibility_keeps_the_order_of_the_fronts(
+    points: list[list[Interval]], data: st.DataObject
+) -> None:
+    feasible = data.draw(st.lists(st.booleans(), min_size=len(points), max_size=len(points)))
+    all_feasible, found = fronts(points, (True, False)), fronts(points, (True, False), feasible=feasible)
+    assert set(found.certain) <= set(found.nominal) <= set(found.possible)
+    assert set(found.certain) == {i for i in all_feasible.certain if feasible[i]}
+    assert set(all_feasible.possible) <= set(found.possible)
+
+
+def test_a_point_that_may_be_infeasible_rules_nobody_out() -> None:
+    found = fronts([exact(0.9, 1.0), exact(0.8, 2.0)], (True, False), feasible=(False, True))
+    assert found.certain == ()  # the first may be feasible after all, then the second is dominated
+    assert found.nominal == (0,)
+    assert found.possible == (0, 1)
+
+
 @given(populations(), st.floats(0, 1))
 def test_narrower_intervals_leave_less_open(points: list[list[Interval]], share: float) -> None:
     """Shrinking all intervals towards their values adds to the certain, takes from the possible front."""

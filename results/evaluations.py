@@ -1,0 +1,194 @@
+"""Trials and their evaluations, rebuilt from the records of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from results.codec import from_json
+from results.errors import StoreError
+from results.records import Artifact, Evaluation, Measurement, Option, Problem, Score, Target, Trial
+from results.store import Record, Run
+
+
+@dataclass
+class TrialRecords:
+    """All records of one trial.
+
+    Attributes:
+        trial: The trial as it was asked for.
+        options: Options by decision, of those that apply.
+        asked_at: Host's wall clock, seconds since the epoch.
+        state: Final state; ``pending`` until it is told.
+        error: Why it failed.
+        told_at: Host's wall clock, or None.
+        graph: Hash of the structure; empty before it is built.
+        network: Costs of the network.
+        measurements: By target name, from before the training; the last one counts.
+        accuracy: Validation score by precision.
+        learning_curve: Validation score after each epoch.
+        checkpoint: Hash of the trained weights.
+        training_s: CPU time of the training.
+        exported: Trained files, by ``<format>-<precision>``.
+        confirmed: By target name, with trained weights over fresh agents.
+        refuted: Why a trained file could not be confirmed, by target name.
+        tested: Score on the test split by precision.
+    """
+
+    trial: Trial
+    options: Mapping[str, Option]
+    asked_at: float
+    state: str = "pending"
+    error: str | None = None
+    told_at: float | None = None
+    graph: str = ""
+    network: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    accuracy: dict[str, Score] = field(default_factory=dict)
+    learning_curve: tuple[float, ...] = ()
+    checkpoint: str | None = None
+    training_s: float = 0.0
+    exported: dict[str, Artifact] = field(default_factory=dict)
+    confirmed: dict[str, Measurement] = field(default_factory=dict)
+    refuted: dict[str, str] = field(default_factory=dict)
+    tested: dict[str, Score] = field(default_factory=dict)
+
+    def evaluation(self) -> Evaluation:
+        """What the strategy is told.
+
+        Raises:
+            StoreError: If the trial is not in its final state.
+        """
+        state: Any = self.state
+        if state == "pending":
+            raise StoreError(f"trial {self.trial.number} is not in its final state")
+        return Evaluation(
+            trial=self.trial,
+            state=state,
+            measurements=dict(self.measurements),
+            accuracy=dict(self.accuracy),
+            network=dict(self.network),
+            learning_curve=self.learning_curve,
+            checkpoint=self.checkpoint,
+            training_s=self.training_s,
+            error=self.error,
+        )
+
+
+@dataclass(frozen=True)
+class History:
+    """A run as its records tell it.
+
+    Attributes:
+        name: Name of the run.
+        config: What it was begun with.
+        targets: Where it was measured.
+        problem: Objectives and limits.
+        trials: In the order of their numbers.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    targets: tuple[Target, ...]
+    problem: Problem
+    trials: tuple[TrialRecords, ...]
+
+    def target(self, name: str) -> Target:
+        """The target of that name.
+
+        Raises:
+            StoreError: If the run has none.
+        """
+        for target in self.targets:
+            if target.name == name:
+                return target
+        known = ", ".join(t.name for t in self.targets)
+        raise StoreError(f"run {self.name!r} has no target {name!r}; it has {known}")
+
+
+def history(run: Run) -> History:
+    """Reads all records of a run.
+
+    Raises:
+        StoreError: If a record does not have the shape that it should have.
+    """
+    trials: dict[int, TrialRecords] = {}
+    for record in run.records("asked"):
+        trial = from_json(Trial, record.body["trial"])
+        trials[trial.number] = TrialRecords(trial, record.body["options"], record.at)
+    for record in run.records():
+        read = _READERS.get(record.kind)
+        if read is not None:
+            number, *rest = record.key.split("/", 1)
+            if not number.isdecimal() or int(number) not in trials:
+                raise StoreError(f"{record.kind!r} record {record.key!r} belongs to no trial of {run.name!r}")
+            read(trials[int(number)], record, rest[0] if rest else "")
+    return History(
+        name=run.name,
+        config=run.config,
+        targets=tuple(from_json(Target, t) for t in run.config["targets"]),
+        problem=from_json(Problem, run.config["problem"]),
+        trials=tuple(trials[number] for number in sorted(trials)),
+    )
+
+
+def evaluations(run: Run) -> list[Evaluation]:
+    """Evaluations of the trials that were told, in the order of their numbers."""
+    return [known.evaluation() for known in history(run).trials if known.state != "pending"]
+
+
+def _measured(known: TrialRecords, record: Record, rest: str) -> None:
+    target = rest.rsplit("/", 2)[0]
+    known.measurements[target] = from_json(Measurement, record.body["measurement"])
+
+
+def _built(known: TrialRecords, record: Record, _: str) -> None:
+    known.network = {k: float(v) for k, v in record.body["network"].items()}
+    known.graph = str(record.body["graph"])
+
+
+def _trained(known: TrialRecords, record: Record, _: str) -> None:
+    body = record.body
+    known.accuracy = _scores(body)
+    known.learning_curve = tuple(float(x) for x in body["learning_curve"])
+    known.checkpoint = body["checkpoint"]
+    known.training_s = float(body["training_s"])
+
+
+def _exported(known: TrialRecords, record: Record, rest: str) -> None:
+    known.exported[rest] = from_json(Artifact, record.body["artifact"])
+
+
+def _told(known: TrialRecords, record: Record, _: str) -> None:
+    known.state = str(record.body["state"])
+    known.error = record.body["error"]
+    known.told_at = record.at
+
+
+def _confirmed(known: TrialRecords, record: Record, rest: str) -> None:
+    known.confirmed[rest] = from_json(Measurement, record.body["measurement"])
+
+
+def _refuted(known: TrialRecords, record: Record, rest: str) -> None:
+    known.refuted[rest] = str(record.body["error"])
+
+
+def _tested(known: TrialRecords, record: Record, _: str) -> None:
+    known.tested = _scores(record.body)
+
+
+def _scores(body: Any) -> dict[str, Score]:
+    return {precision: from_json(Score, score) for precision, score in body["accuracy"].items()}
+
+
+_READERS = {
+    "measured": _measured,
+    "built": _built,
+    "trained": _trained,
+    "exported": _exported,
+    "told": _told,
+    "confirmed": _confirmed,
+    "refuted": _refuted,
+    "tested": _tested,
+}
