@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from devices.registry import Lab
 from harness import config
 from harness.board import Board
+from harness.devices_cli import ask_secret
 from harness.host import Host
 from harness.measure import Job, measure_together
 from harness.sources import parse_shapes, source
@@ -25,6 +24,8 @@ from results.records import FORMATS, Measurement, Option, Plan, Target
 from results.store import Run, Store
 
 RUN = "bench"
+PATIENCE_S = 30.0
+"""How long a board may stay away while somebody waits at the terminal."""
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -32,8 +33,8 @@ def bench(args: argparse.Namespace) -> int:
     file = source(args.model, parse_shapes(args.shape))
     entry = Lab.load(args.lab).entry(args.on)
     target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, _options(args))
-    host = Host()
-    board = Board(args.on, config.agent_starter(entry, "boardwise bench", _ask_secret()), host, give_up_after_s=30.0)
+    start = config.agent_starter(entry, "boardwise bench", ask_secret())
+    board = Board(args.on, start, Host(), give_up_after_s=PATIENCE_S)
     job = Job(file.artifact, file.data, target, _plan(args.sessions))
     try:
         measure_together(board, [job], seed=time.time_ns() % 2**31)
@@ -109,7 +110,3 @@ def _plan(sessions: int | None) -> Plan:
         return BENCH
     agents = min(BENCH.agents, sessions)
     return replace(BENCH, sessions=(sessions, max(sessions, BENCH.sessions[1])), agents=agents)
-
-
-def _ask_secret() -> config.AskSecret | None:
-    return getpass.getpass if sys.stdin.isatty() else None

@@ -23,7 +23,7 @@ def pack(weights: Weights) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(weights):
             entry = io.BytesIO()
-            np.lib.format.write_array(entry, np.ascontiguousarray(weights[name]), allow_pickle=False)
+            np.save(entry, np.ascontiguousarray(weights[name]), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), entry.getvalue())
     return buffer.getvalue()
 

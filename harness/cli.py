@@ -17,14 +17,10 @@ from pathlib import Path
 from types import FrameType
 
 # The four packages have common names; another distribution may have overwritten one of them.
-_HOMES = {
-    Path(importlib.util.find_spec(n).origin or "").parents[1]
-    for n in ("results", "devices", "search", "harness")
-}  # type: ignore[union-attr]
+_SPECS = [importlib.util.find_spec(name) for name in ("results", "devices", "search", "harness")]
+_HOMES = {str(Path(spec.origin or "").parents[1]) for spec in _SPECS if spec is not None}
 if len(_HOMES) != 1:
-    sys.exit(
-        f"boardwise: its packages lie in {sorted(map(str, _HOMES))}; install it in an environment of its own"
-    )
+    sys.exit(f"boardwise: its packages lie in {sorted(_HOMES)}; install it in an environment of its own")
 
 from results.errors import BoardwiseError  # noqa: E402
 

@@ -19,9 +19,10 @@ from harness.progress import Watcher
 from harness.study import Named, Study
 from results.errors import ConfigError, unknown_name
 from results.store import Run, Store
+from search.datasets import load_task
 from search.space import SearchSpace
 from search.strategy import Strategy
-from search.tasks import Task, load_task
+from search.tasks import Task
 from search.training_pool import TrainingPool
 
 COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "input_shape", "classes")
@@ -52,7 +53,7 @@ def task_of(study: Study) -> Task:
 
 
 def _check_options(kind: type[Any], named: Named, what: str) -> None:
-    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    parameters = inspect.signature(kind.__init__).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return  # it looks at its options itself
     known = [name for name in parameters if name not in COMMON_ARGUMENTS]

@@ -107,6 +107,7 @@ class Evaluator:
         self.rig = rig
         self._screened: dict[tuple[str, str], Measurement] = {}
         self._lock = threading.Lock()
+        self._torch = threading.Lock()  # it seeds generators of the whole process
         for record in rig.run.records("measured"):
             self._remember(from_json(Measurement, record.body["measurement"]))
 
@@ -239,9 +240,9 @@ class Evaluator:
         if not todo and not unchecked:
             return
         with self.rig.host.busy():
-            images = self.rig.task.splits().validation.images[:CHECKED_IMAGES]
-            images = self.rig.task.prepared(images)
-            logits = predict(network, weights, images)
+            images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
+            with self._torch:
+                logits = predict(network, weights, images)
             files = {f: export(network, weights, f) for f in formats}
             for name in todo:
                 found = compare(files[name], logits, images)
@@ -280,7 +281,8 @@ def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> ND
     layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
     rows = [np.ascontiguousarray(image[None]) for image in layout]
     outputs = [agent.outputs(job.artifact, job.target, [row], job.plan.load_limit_s)[0] for row in rows]
-    return np.concatenate(outputs).astype(np.float32)
+    logits: NDArray[np.float32] = np.concatenate(outputs).astype(np.float32)
+    return logits
 
 
 def training_seed(seed: int, number: int) -> int:

@@ -19,6 +19,7 @@ from results.errors import CandidateError
 from results.evaluations import evaluations
 from results.records import Evaluation, Measurement, Plan, Target
 from results.statistics import session_spread
+from results.store import Run
 from search.network import initial_weights
 from search.strategy import Strategy
 from search.training import evaluate
@@ -199,7 +200,7 @@ def result_paths(folder: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
-def write_report(run: table.Run, folder: Path) -> list[Path]:
+def write_report(run: Run, folder: Path) -> list[Path]:
     """Writes everything that follows from stored records alone."""
     paths = table.write_csvs(run, folder)
     targets = [from_json(Target, target) for target in run.config["targets"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import socket
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 
 from devices.registry import Lab
 from harness import config, stages
+from harness.devices_cli import ask_secret
 from harness.progress import LiveWatcher, Watcher
 from harness.study import Study, read_study, study_of
 from results.codec import to_json
@@ -108,7 +108,7 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: 
     with store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
         try:
-            with config.open_rig(study, lab, store, run, watcher, ask_secret=_ask_secret()) as rig:
+            with config.open_rig(study, lab, store, run, watcher, ask_secret=ask_secret()) as rig:
                 strategy = config.strategy_of(study, rig.space)
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
@@ -125,10 +125,6 @@ def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
     if args.json:
         return Watcher()
     return LiveWatcher(study.problem, study.targets, study.trials)
-
-
-def _ask_secret() -> config.AskSecret | None:
-    return getpass.getpass if sys.stdin.isatty() else None
 
 
 def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
