@@ -1,0 +1,286 @@
+"""A run as tables: every trial, and each target's front; as DataFrames and as CSV files."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.conditions import summary
+from results.errors import StoreError
+from results.evaluations import History, TrialRecords, history
+from results.front import Candidate, Member, front, limits_of
+from results.records import Evaluation, Interval, Measurement, Metric, Option, Score
+from results.statistics import (
+    decide,
+    judge,
+    latency,
+    latency_ratio,
+    model_sessions,
+    peak_memory,
+    value,
+    violation,
+    wilson,
+)
+from results.store import Run
+
+COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "parameters", "peak_memory_bytes")
+"""Columns of whole numbers that may be missing."""
+
+_FRONT_COLUMNS = """
+trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
+validation_accuracy validation_accuracy_low validation_accuracy_high latency_p50_ms latency_p50_ms_low
+latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio size_bytes
+peak_memory_bytes energy_mj energy_note verdict verdict_reasons conditions plan sessions agents runs device
+board runtime runtime_version precision threads provider origin measured_at environment weights
+artifact_sha256 macs parameters trained_sha256
+"""
+FRONT_COLUMNS = tuple(_FRONT_COLUMNS.split())
+"""Columns of :func:`pareto`, for fronts without members too."""
+
+NO_ENERGY = "not measured: no power meter was read"
+
+
+# --------------------------------------------------------------------------- trials
+
+
+def trials(run: Run) -> pd.DataFrame:
+    """One row per trial that was asked for, in whatever state, in the order of their numbers.
+
+    Latency and limits of each target stand in columns that begin with the target's name; figures are
+    those of the screen, before training.
+    """
+    return trials_table(history(run))
+
+
+def trials_table(known: History) -> pd.DataFrame:
+    """As :func:`trials`, from records that were read already."""
+    return _frame([_trial_row(trial, known) for trial in known.trials])
+
+
+def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
+    proposal = trial.trial.proposal
+    row: dict[str, Any] = {
+        "trial": trial.trial.number,
+        "state": trial.state,
+        "architecture": describe(trial.options),
+        **_score_columns("accuracy", trial.accuracy.get("fp32")),
+        "violation": None,
+        "macs": trial.network.get("macs"),
+        "parameters": trial.network.get("parameters"),
+        **{k: v for k, v in trial.network.items() if k.startswith("size_bytes_")},
+    }
+    if trial.state in ("complete", "infeasible"):
+        row["violation"] = violation(trial.evaluation(), known.problem.limits)
+    for target in known.targets:
+        row |= _target_columns(trial, known, target.name)
+    return row | {
+        "epochs": proposal.fidelity.epochs,
+        "subset": proposal.fidelity.subset,
+        "weights_from": proposal.weights_from,
+        "training_s": trial.training_s if trial.accuracy else None,
+        "asked_at": iso(trial.asked_at),
+        "told_at": None if trial.told_at is None else iso(trial.told_at),
+        "graph": trial.graph,
+        "error": trial.error,
+    }
+
+
+def _target_columns(trial: TrialRecords, known: History, target: str) -> dict[str, Any]:
+    measurement = trial.measurements.get(target)
+    evaluation = Evaluation(trial.trial, "complete", trial.measurements, trial.accuracy, trial.network)
+    decisions = [decide(evaluation, limit) for limit in limits_of(known.problem, target)]
+    worst = next((d for d in ("broken", "unknown", "unclear") if d in decisions), "met")
+    p50, p90 = (None, None) if measurement is None else (latency(measurement, 0.5), latency(measurement, 0.9))
+    return {
+        **_columns(f"{target}_latency_p50_ms", p50, 1e3),
+        **_columns(f"{target}_latency_p90_ms", p90, 1e3),
+        f"{target}_limits": worst,
+        f"{target}_verdict": None if measurement is None else judge(measurement).state,
+    }
+
+
+# --------------------------------------------------------------------------- fronts
+
+
+def pareto(run: Run, target_name: str) -> pd.DataFrame:
+    """One row per member of a target's certain and possible front, best accuracy first.
+
+    ``accuracy`` is that of the test split once it was scored there (``accuracy_split`` says which), and
+    ``validation_accuracy`` that by which the front was chosen.  See :mod:`results.front`.
+
+    Raises:
+        StoreError: If the run has no such target.
+    """
+    return pareto_table(history(run), target_name)
+
+
+def pareto_table(known: History, target_name: str) -> pd.DataFrame:
+    """As :func:`pareto`, from records that were read already."""
+    precision = known.target(target_name).precision
+    rows = [_member_row(member, precision, target_name) for member in front(known, target_name)]
+    frame = _frame(rows) if rows else pd.DataFrame(columns=list(FRONT_COLUMNS))
+    return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
+
+
+def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
+    candidate = member.candidate
+    known = candidate.known
+    tested, validated = known.tested.get(precision), known.accuracy.get(precision)
+    return {
+        "trial": known.trial.number,
+        "front": member.place,
+        "nominal": member.nominal,
+        "confirmed": candidate.confirmed,
+        "limits": member.limits,
+        "architecture": describe(known.options),
+        **_score_columns("accuracy", tested or validated),
+        "accuracy_split": "test" if tested else "validation",
+        **_score_columns("validation_accuracy", validated),
+        **measurement_row(candidate.measurement),
+        "macs": known.network.get("macs"),
+        "parameters": known.network.get("parameters"),
+        "trained_sha256": _trained_sha256(candidate, target),
+    }
+
+
+def _trained_sha256(candidate: Candidate, target: str) -> str | None:
+    """Hash of the file with trained weights; a screen measured another one, of the same structure."""
+    measured = candidate.measurement.artifact
+    if candidate.confirmed:
+        return measured.sha256
+    exported = candidate.known.exported.get(f"{measured.file_format}-{measured.precision}")
+    return None if exported is None else exported.sha256
+
+
+def measurement_row(measurement: Measurement) -> dict[str, Any]:
+    """The columns that a measurement fills, in the order of the CSV files."""
+    verdict, memory = judge(measurement), peak_memory(measurement)
+    sessions = model_sessions(measurement)
+    environment, ran_on, artifact = measurement.environment, measurement.ran_on, measurement.artifact
+    return {
+        **_columns("latency_p50_ms", latency(measurement, 0.5), 1e3),
+        **_columns("latency_p90_ms", latency(measurement, 0.9), 1e3),
+        "latency_ratio": latency_ratio(measurement),
+        "size_bytes": artifact.size_bytes,
+        "peak_memory_bytes": None if memory is None else memory.value,
+        "energy_mj": None,
+        "energy_note": NO_ENERGY,
+        "verdict": verdict.state,
+        "verdict_reasons": "; ".join(verdict.reasons),
+        "conditions": summary(measurement),
+        "plan": measurement.plan.name,
+        "sessions": len(sessions),
+        "agents": len({s.agent for s in sessions}),
+        "runs": sum(len(s.durations_s) for s in sessions),
+        "device": measurement.target.device,
+        "board": environment.get("model"),
+        "runtime": ran_on.runtime,
+        "runtime_version": ran_on.version,
+        "precision": artifact.precision,
+        "threads": ran_on.threads,
+        "provider": ran_on.provider,
+        "origin": measurement.origin,
+        "measured_at": iso(min(s.started_at for s in sessions)) if sessions else None,
+        "environment": environment.fingerprint[:12],
+        "weights": "untrained" if artifact.weights == "untrained" else "trained",
+        "artifact_sha256": artifact.sha256,
+    }
+
+
+def closest(run: Run, n: int) -> pd.DataFrame:
+    """The ``n`` trials nearest to meeting all limits, for when none does: by the sum of overshoots.
+
+    One column per limit gives the figure by which the trial was judged, in SI units.
+    """
+    known = history(run)
+    limits = known.problem.limits
+    rows = []
+    for trial in known.trials:
+        if trial.state in ("complete", "infeasible"):
+            evaluation = trial.evaluation()
+            row: dict[str, Any] = {"trial": trial.trial.number, "architecture": describe(trial.options)}
+            row["violation"] = violation(evaluation, limits)
+            row["accuracy"] = _middle(value(evaluation, Metric("accuracy")))
+            for limit in limits:
+                name = " ".join((limit.metric.name, *limit.metric.targets))
+                row[name] = _middle(value(evaluation, limit.metric))
+            rows.append(row)
+    return _frame(sorted(rows, key=lambda row: (row["violation"], row["trial"]))[:n])
+
+
+# --------------------------------------------------------------------------- files
+
+
+def write_csvs(run: Run, folder: Path) -> list[Path]:
+    """Writes ``trials.csv`` and a ``pareto_<target>.csv`` for each target; their paths.
+
+    Raises:
+        StoreError: If the folder cannot be written to.
+    """
+    known = history(run)
+    written = [_write(folder / "trials.csv", trials_table(known))]
+    for target in known.targets:
+        written.append(_write(folder / f"pareto_{target.name}.csv", pareto_table(known, target.name)))
+    return written
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with equal columns as a CSV file, whole or not at all.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    _write(path, _frame(rows))
+
+
+def _write(path: Path, frame: pd.DataFrame) -> Path:
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(new, index=False, float_format="%.6g", lineterminator="\n")
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+# --------------------------------------------------------------------------- cells
+
+
+def describe(options: Mapping[str, Option]) -> str:
+    """An architecture in one line: the options taken."""
+    return " ".join(f"{name}={option}" for name, option in options.items())
+
+
+def iso(seconds: float) -> str:
+    """A time in seconds since the epoch as ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _score_columns(name: str, score: Score | None) -> dict[str, float | None]:
+    return _columns(name, None if score is None else wilson(score), 1.0)
+
+
+def _columns(name: str, interval: Interval | None, factor: float) -> dict[str, float | None]:
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {
+        name: interval.value * factor,
+        f"{name}_low": interval.low * factor,
+        f"{name}_high": interval.high * factor,
+    }
+
+
+def _middle(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.value
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows))
+    return frame.astype({name: "Int64" for name in COUNTS if name in frame})
