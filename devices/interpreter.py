@@ -88,6 +88,15 @@ def look(connection: Connection, python: str) -> Interpreter:
         ) from error
 
 
+def is_supported(interpreter: Interpreter) -> bool:
+    """Whether an agent can run there."""
+    return (
+        interpreter.version[:2] >= LEAST_PYTHON
+        and interpreter.implementation == "CPython"
+        and interpreter.glibc is not None
+    )
+
+
 def require(device: str, interpreter: Interpreter) -> None:
     """Refuses a Python on which no agent runs.
 

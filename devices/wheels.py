@@ -83,6 +83,12 @@ class Offer:
     version: str | None
 
 
+def runtimes_for(interpreter: Interpreter) -> list[str]:
+    """Runtimes of which some wheel exists for that Python."""
+    fitting = {row.package for row in AVAILABLE if row.fits(interpreter)}
+    return [runtime for runtime, packages in PACKAGES.items() if fitting.intersection(packages)]
+
+
 def offers(device: str, interpreter: Interpreter, runtime: str, version: str | None) -> list[Offer]:
     """Everything worth trying for a runtime on a board, the best first.
 
