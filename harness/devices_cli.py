@@ -199,7 +199,6 @@ def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
                 f" choose another name, or remove it first: boardwise devices remove {args.name}"
             )
         return known
-    files = {"identity_file": args.identity_file, "ssh_config": args.ssh_config}
     return DeviceEntry(
         args.name,
         "local" if args.local else "ssh",
@@ -207,8 +206,13 @@ def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
         args.python,
         args.directory,
         known_hosts=None if args.local else str(lab.known_hosts),
-        **{key: str(path.expanduser().absolute()) for key, path in files.items() if path},
+        identity_file=_absolute(args.identity_file),
+        ssh_config=_absolute(args.ssh_config),
     )
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().absolute()) if path else None
 
 
 def _bring(connection: Connection, entry: DeviceEntry, args: argparse.Namespace) -> list[dict[str, Any]]:
