@@ -1,0 +1,276 @@
+"""Pictures of fronts (PNG), drawn without a display and without pyplot's global state.
+
+The vertical axis is the accuracy by which the front was chosen (validation split), for all points alike.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from results.errors import StoreError
+from results.evaluations import History, history
+from results.front import Candidate, Member, candidates, front, limits_of, objectives, within
+from results.records import Interval, Measurement, Metric
+from results.statistics import value
+from results.store import Run
+from results.units import axis_label, factor, show, words
+
+SIZE_IN = (8.0, 5.4)
+DPI = 144
+LOG_FROM_RATIO = 8.0
+"""Range of costs from which on their axis is logarithmic."""
+
+FAR = 1.5
+"""Ruled-out trials are drawn up to so many times the limit."""
+
+# Okabe & Ito 2008: told apart with every kind of colour vision.
+CERTAIN, POSSIBLE, LIMIT, STEP, DIMMED = "#0072B2", "#E69F00", "#D55E00", "#444444", "#B0B0B0"
+
+
+def front_picture(run: Run, target_name: str, path: Path) -> None:
+    """Draws a target's front: accuracy against its cost, with 95 % intervals, as a PNG file.
+
+    Raises:
+        StoreError: If the run has no such target, or the file cannot be written.
+    """
+    known = history(run)
+    known.target(target_name)
+    figure = draw(known, target_name)
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(new, format="png", dpi=DPI)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def draw(known: History, target: str) -> Figure:
+    """The picture as a figure, from records that were read already."""
+    figure = Figure(figsize=SIZE_IN, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    cost = _cost(known, target)
+    members = [m for m in front(known, target) if m.place != "other environment"]
+    shown = _comparable(candidates(known, target), members)
+    scale = factor(cost.name)
+    limits = [x.upper * scale for x in limits_of(known.problem, target) if x.metric.name == cost.name]
+    upper = min(limits, default=None)
+    screened = _screened(known, cost, scale)
+    _set_axes(axes, known, cost)
+    _set_range(axes, [_place(c, scale)[0] for c in shown], upper, screened)
+    _draw_background(axes, known, target, shown, members, scale)
+    _draw_rug(axes, screened)
+    if upper is not None:
+        _draw_limit(axes, cost, upper)
+    _draw_front(axes, members, scale, upper)
+    _draw_titles(axes, known, target, shown, members)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _label(axes, [m for m in members if m.nominal], scale)
+    return figure
+
+
+def _cost(known: History, target: str) -> Metric:
+    """The metric on the horizontal axis: the first cost objective, or else the 90th percentile of latency."""
+    costs = objectives(known.problem, target)[1:]
+    return costs[0] if costs else Metric("latency_p90", (target,))
+
+
+def _comparable(found: list[Candidate], members: list[Member]) -> list[Candidate]:
+    """Candidates of the front's environment; of the newest where there is no front."""
+    if not found:
+        return []
+    newest = max(found, key=lambda c: max(s.started_at for s in c.measurement.sessions))
+    environment = members[0].candidate.environment if members else newest.environment
+    return [c for c in found if c.environment == environment]
+
+
+def _screened(known: History, cost: Metric, scale: float) -> list[float]:
+    """Costs (as shown) of the trials that a limit ruled out before training."""
+    found = [value(t.evaluation(), cost) for t in known.trials if t.state == "infeasible"]
+    return [figure.value * scale for figure in found if figure is not None]
+
+
+def _set_axes(axes: Axes, known: History, cost: Metric) -> None:
+    axes.set_xlabel(axis_label(cost.name))
+    better = "" if known.problem.objectives[0].maximise else ", less is better"
+    axes.set_ylabel(f"{known.config.get('task', {}).get('metric', 'accuracy')} (validation{better})")
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _set_range(axes: Axes, costs: Sequence[Interval], upper: float | None, screened: Sequence[float]) -> None:
+    """Room for all candidates and the limit, and for as many ruled-out trials as do not squeeze them."""
+    lows, highs = [c.low for c in costs], [c.high for c in costs]
+    if upper is not None:
+        highs += [upper * 1.05, *(x for x in screened if x <= FAR * upper)]
+        lows += [x for x in screened if x <= FAR * upper] or [upper / FAR]
+    if not highs:
+        return
+    low, high = min(lows), max(highs)
+    if high > LOG_FROM_RATIO * low:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(low / 1.1, high * 1.1)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * high
+        axes.set_xlim(low - margin, high + margin)
+
+
+def _place(candidate: Candidate, scale: float) -> tuple[Interval, Interval]:
+    """Cost (as shown) and accuracy of a candidate."""
+    accuracy, *costs = candidate.figures
+    cost = costs[0] if costs else accuracy
+    return Interval(cost.low * scale, cost.value * scale, cost.high * scale), accuracy
+
+
+def _draw_background(
+    axes: Axes, known: History, target: str, shown: list[Candidate], members: list[Member], scale: float
+) -> None:
+    """Candidates that are not on the front, greyed: dominated ones and those over a limit."""
+    on_front = {m.candidate.known.trial.number for m in members}
+    limits = limits_of(known.problem, target)
+    rest = [c for c in shown if c.known.trial.number not in on_front]
+    inside = [_place(c, scale) for c in rest if within(c, limits)]
+    outside = [_place(c, scale) for c in rest if not within(c, limits)]
+    for points, marker, label in ((inside, "o", "dominated"), (outside, "x", "over a limit")):
+        if points:
+            xs, ys = [x.value for x, _ in points], [y.value for _, y in points]
+            axes.scatter(xs, ys, s=16, marker=marker, color=DIMMED, linewidths=1.0, label=label, zorder=2)
+
+
+def _draw_rug(axes: Axes, screened: Sequence[float]) -> None:
+    """Ticks at the foot for trials that were never trained; those beyond the right edge are only counted."""
+    if screened:
+        axes.plot(
+            screened,
+            [0.012] * len(screened),
+            "|",
+            color=DIMMED,
+            markersize=7,
+            label=f"ruled out before training ({len(screened)})",
+            transform=axes.get_xaxis_transform(),
+            scalex=False,
+            zorder=1,
+        )
+
+
+def _draw_limit(axes: Axes, cost: Metric, upper: float) -> None:
+    """The limit as a line, beyond which the ground is shaded."""
+    label = f"limit: {words(cost.name)} ≤ {show(cost.name, upper / factor(cost.name))}"
+    axes.axvline(upper, color=LIMIT, linewidth=1.2, linestyle="--", label=label, zorder=2)
+    axes.axvspan(upper, axes.get_xlim()[1], color=LIMIT, alpha=0.06, linewidth=0, zorder=0)
+
+
+def _draw_front(axes: Axes, members: list[Member], scale: float, upper: float | None) -> None:
+    for place, colour in (("possible", POSSIBLE), ("certain", CERTAIN)):
+        for confirmed in (False, True):
+            points = [
+                _place(m.candidate, scale)
+                for m in members
+                if m.place == place and m.candidate.confirmed == confirmed
+            ]
+            if points:
+                what = "confirmed" if confirmed else "not confirmed"
+                _draw_points(axes, points, colour, f"{place} front, {what}", filled=confirmed)
+    steps = sorted((x.value, y.value) for x, y in (_place(m.candidate, scale) for m in members if m.nominal))
+    if steps:
+        end = upper if upper is not None else axes.get_xlim()[1]
+        xs, ys = [x for x, _ in steps] + [end], [y for _, y in steps] + [steps[-1][1]]
+        axes.step(xs, ys, where="post", color=STEP, linewidth=1.0, label="front by the values", zorder=3)
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[tuple[Interval, Interval]], colour: str, label: str, *, filled: bool
+) -> None:
+    axes.errorbar(
+        [x.value for x, _ in points],
+        [y.value for _, y in points],
+        xerr=[[x.value - x.low for x, _ in points], [x.high - x.value for x, _ in points]],
+        yerr=[[y.value - y.low for _, y in points], [y.high - y.value for _, y in points]],
+        fmt="o",
+        color=colour,
+        markerfacecolor=colour if filled else "white",
+        markersize=6.5,
+        elinewidth=0.8,
+        alpha=0.95,
+        label=label,
+        zorder=5 if filled else 4,
+    )
+
+
+def _draw_titles(
+    axes: Axes, known: History, target: str, shown: list[Candidate], members: list[Member]
+) -> None:
+    """Whose front it is, and below it what the figures are."""
+    title = f"{known.name}: front on {known.target(target).device}"
+    text = "" if members else "no candidate is within all limits"
+    if shown:
+        measurement = shown[0].measurement
+        board = measurement.environment.get("model")
+        title += f" ({board})" if board != "unknown" else ""
+        axes.set_title(_details(measurement, members), loc="left", fontsize=8, color="#555555")
+    else:
+        text = "no trained candidate was measured here"
+    axes.text(0, 1.065, title, transform=axes.transAxes, fontsize=11, fontweight="bold")
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, fontsize=12, color=LIMIT, ha="center")
+
+
+def _details(measurement: Measurement, members: Sequence[Member]) -> str:
+    ran_on = measurement.ran_on
+    confirmed = sum(m.candidate.confirmed for m in members)
+    parts = (
+        f"{ran_on.runtime} {ran_on.version}, {measurement.artifact.precision}, threads: {ran_on.threads}",
+        measurement.origin,
+        f"{confirmed} of {len(members)} confirmed",
+        "bars: 95 % intervals",
+    )
+    return "  ·  ".join(parts)
+
+
+def _label(axes: Axes, members: list[Member], scale: float) -> None:
+    """Trial numbers beside the points, each where nothing of the same kind is in the way, or not at all."""
+    figure = axes.figure
+    figure.draw_without_rendering()  # type: ignore[union-attr]
+    places = [_place(m.candidate, scale) for m in members]
+    dots = [axes.transData.transform((x.value, y.value)) for x, y in places]
+    taken = [(px - 9, py - 9, px + 9, py + 9) for px, py in dots]
+    for member, (x, y) in zip(members, places, strict=True):
+        for offset in ((6, 7), (-6, 7), (6, -13), (-6, -13)):
+            text = axes.annotate(
+                str(member.candidate.known.trial.number),
+                (x.value, y.value),
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+                color="#222222",
+                zorder=6,
+                ha="left" if offset[0] > 0 else "right",
+            )
+            box = _box(axes, text)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _box(axes: Axes, text: Annotation) -> tuple[float, float, float, float]:
+    canvas = axes.figure.canvas
+    extents = text.get_window_extent(canvas.get_renderer())  # type: ignore[attr-defined]
+    return extents.x0, extents.y0, extents.x1, extents.y1
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
