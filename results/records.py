@@ -222,10 +222,12 @@ class Session:
         load_s: Time to load the file.
         cold_s: Time of the very first run.
         warmup_runs: Runs thrown away after the first.
-        durations_s: Timed runs in order, shape ``(runs,)``.
+        durations_s: Timed runs in order, shape ``(samples,)``.
         peak_memory_bytes: VmHWM of the process (host memory only), or None.
         conditions: State of the board around it.
         started_at: Host's wall clock, seconds since the epoch.
+        runs_per_sample: Number of runs that each of ``durations_s`` is the mean of; more than 1 where a
+            run is too short for the clock.
     """
 
     role: Literal["model", "reference"]
@@ -237,6 +239,7 @@ class Session:
     peak_memory_bytes: int | None
     conditions: Conditions
     started_at: float
+    runs_per_sample: int = 1
 
     def __post_init__(self) -> None:
         if not self.durations_s or not all(math.isfinite(d) and d > 0 for d in self.durations_s):

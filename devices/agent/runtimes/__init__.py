@@ -1,0 +1,17 @@
+"""Runtimes: one file each, its name is its name in the configuration.
+
+A file has, and at top level imports only the standard library and this package:
+
+``PACKAGES``
+    Python packages that carry the runtime, ``(distribution, module to import)``, the preferred one first.
+``OPTIONS``
+    Name to :class:`..options.Choice` or :class:`..options.Count`; ``threads`` is among them.
+``load(module) -> library``
+    Imports the package.  Raises ``ImportError`` with a reason if it cannot work here.  It starts no
+    thread and touches no accelerator: sessions are forked from the process that did this.
+``open_model(library, path, options) -> model``
+    Loads a file, in a session's own process.
+
+A model has ``inputs`` (list of :class:`..arrays.Tensor`, shapes whole), ``provider`` (what really runs it),
+``set_inputs(arrays)``, ``invoke()`` and ``outputs() -> arrays``.  Whatever it raises is the file's fault.
+"""

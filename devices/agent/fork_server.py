@@ -1,0 +1,163 @@
+"""The process that has loaded a runtime and forks a fresh child for every session.
+
+One per runtime, itself a fork of the agent: a runtime that crashes when it is imported takes only this
+process with it, and two runtimes that need different versions of numpy do not meet.  It never creates a
+model, a thread or an accelerator context: a child that inherited one could not use it.
+
+It and the agent talk in packets of JSON over a socket; pipes for a session come with the packet as file
+descriptors.  A session's results go through such a pipe straight from the child to the agent.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from . import cpus, messages, options, processes, session
+from .conditions import Sensors
+from .failures import Failure, describe
+from .packages import Place, plugin, version_of
+
+PACKET_BYTES = 1 << 17
+NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory", "out of memory")
+
+
+class ForkServer:
+    """What runs in that process.
+
+    Args:
+        control: Its end of the socket to the agent.
+        runtime: Name of the runtime.
+        place: Where its package lies.
+        root: Where the board's file tree starts.
+        sensors: For the sessions.
+    """
+
+    def __init__(
+        self, control: socket.socket, runtime: str, place: Place, root: str, sensors: Sensors
+    ) -> None:
+        self._control = control
+        self._plugin = plugin(runtime)
+        self._runtime = runtime
+        self._place = place
+        self._sensors = sensors
+        self._library: Any = None
+        self._cpus = cpus.fastest_first(root, os.sched_getaffinity(0))
+        self._libc = processes.load_libc()
+
+    def serve(self, parent: int) -> None:
+        """Loads the runtime, then forks a child per request, until the agent's end closes."""
+        processes.die_with_parent(self._libc, parent)
+        # numpy's own linear algebra would start threads when it is imported, and a fork would lose them.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        if self._place.folder is not None:
+            sys.path.insert(0, self._place.folder)
+        try:
+            self._library = self._plugin.load(self._place.package.module)
+        except Exception as error:  # noqa: BLE001 - a broken package may raise anything; the host is told
+            self._say({"failed": describe(error)})
+            return
+        version = version_of(self._place)
+        if version == "unknown":
+            version = str(getattr(self._library, "__version__", version))
+        gc.collect()
+        gc.freeze()  # children then share these pages for good, and their collections are short
+        self._say({"loaded": version})
+        while True:
+            request, descriptors = self._hear()
+            if request is None:
+                return
+            if request["do"] != "kill":
+                self._run(request, descriptors)
+
+    def _run(self, request: Dict[str, Any], descriptors: List[int]) -> None:
+        alive, alive_in_child = os.pipe()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(alive)
+            self._control.close()
+            processes.die_with_parent(self._libc, parent)
+            processes.run_and_exit(lambda: self._be_session(request, descriptors))
+        for descriptor in [alive_in_child, *descriptors]:
+            os.close(descriptor)
+        self._watch(pid, alive)
+        os.close(alive)
+        self._say({"ended": os.waitpid(pid, 0)[1]})
+
+    def _watch(self, pid: int, alive: int) -> None:
+        """Waits for the child's end; its number is its own until it is collected, so a kill hits it."""
+        control = self._control.fileno()
+        while True:
+            ready, _, _ = select.select([alive, control], [], [])
+            if alive in ready:
+                return
+            request, _ = self._hear()
+            os.kill(pid, signal.SIGKILL)
+            if request is None:
+                os._exit(0)
+
+    def _be_session(self, request: Dict[str, Any], descriptors: List[int]) -> None:
+        results, errors = descriptors[:2]
+        os.dup2(errors, 1)
+        os.dup2(errors, 2)
+        processes.prefer_as_oom_victim()
+
+        def emit(header: Mapping[str, Any], payload: bytes) -> None:
+            processes.write_all(results, messages.encode(dict(header), payload))
+
+        failure = self._attempt(request, descriptors[2:], emit)
+        if failure is not None:
+            emit({"error": failure.reply()}, b"")
+
+    def _attempt(self, request: Dict[str, Any], payloads: List[int], emit: session.Emit) -> Optional[Failure]:
+        try:
+            self._session(request, payloads, emit)
+        except Failure as failure:
+            return failure
+        except MemoryError:
+            return Failure("out_of_memory", "Python could not allocate memory")
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the file's fault
+            text = describe(error)
+            no_memory = any(word in text.lower() for word in NO_MEMORY)
+            return Failure("out_of_memory" if no_memory else "refused", text)
+        return None
+
+    def _session(self, request: Dict[str, Any], payloads: List[int], emit: session.Emit) -> None:
+        known = options.read(self._runtime, self._plugin.OPTIONS, request["options"])
+        os.sched_setaffinity(0, self._cpus[: known["threads"]])
+
+        def open_model() -> Any:
+            return self._plugin.open_model(self._library, request["path"], known)
+
+        if request["do"] == "session":
+            session.measure(open_model, self._sensors, dict(request, threads=known["threads"]), emit)
+        else:
+            session.answer(open_model, request, _content(payloads[0]), emit)
+
+    def _say(self, packet: Dict[str, Any]) -> None:
+        try:
+            self._control.send(json.dumps(packet).encode("ascii"))
+        except OSError:
+            os._exit(0)  # the agent has gone
+
+    def _hear(self) -> Tuple[Optional[Dict[str, Any]], List[int]]:
+        room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
+        data, ancillary, _, _ = self._control.recvmsg(PACKET_BYTES, room)
+        descriptors = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        return (json.loads(data) if data else None), list(descriptors)
+
+
+def _content(descriptor: int) -> bytes:
+    """All of a file that was written through another descriptor of it."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

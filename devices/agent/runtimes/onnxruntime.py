@@ -1,0 +1,91 @@
+"""ONNX Runtime, its CPU execution provider."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Dict, List, Mapping, Sequence
+
+from ..arrays import Tensor, whole
+from ..failures import Failure
+from ..options import Choice, Count
+
+PACKAGES = (("onnxruntime", "onnxruntime"),)
+OPTIONS = {
+    "threads": Count(1, 256),
+    "optimization": Choice("all", ("all", "extended", "basic", "none")),
+}
+PROVIDERS = ["CPUExecutionProvider"]
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+ELEMENTS = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    **{
+        "tensor(%s%d)" % (sign, bits): "%s%d" % (sign, bits)
+        for sign in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
+}
+
+
+def load(module: str) -> Any:
+    """Imports ONNX Runtime and silences its log, which is not where its errors are."""
+    library = importlib.import_module(module)
+    library.set_default_logger_severity(4)
+    return library
+
+
+def open_model(library: Any, path: str, options: Mapping[str, Any]) -> Model:
+    """Loads a file with ``threads`` intra-op threads and one inter-op thread."""
+    settings = library.SessionOptions()
+    settings.intra_op_num_threads = options["threads"]
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4
+    settings.graph_optimization_level = getattr(
+        library.GraphOptimizationLevel, LEVELS[options["optimization"]]
+    )
+    return Model(library.InferenceSession(path, settings, providers=PROVIDERS))
+
+
+class Model:
+    """A loaded ONNX file.
+
+    Raises:
+        Failure: ``refused`` if another provider than the one asked for would run it.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.provider = ", ".join(session.get_providers())
+        # A provider that is missing only warns and falls back; a figure must not have another one's name.
+        if session.get_providers() != PROVIDERS:
+            raise Failure("refused", "asked for %s, got %s" % (", ".join(PROVIDERS), self.provider))
+        self.inputs = whole([_tensor(node) for node in session.get_inputs()])
+        self._outputs: List[str] = [node.name for node in session.get_outputs()]
+        self._feed: Dict[str, Any] = {}
+        self._results: List[Any] = []
+
+    def set_inputs(self, arrays: Sequence[Any]) -> None:
+        """Arrays in the order of ``inputs``."""
+        self._feed = {tensor.name: array for tensor, array in zip(self.inputs, arrays)}
+
+    def invoke(self) -> None:
+        """One inference."""
+        self._results = self._session.run(self._outputs, self._feed)
+
+    def outputs(self) -> List[Any]:
+        """What the last inference gave."""
+        return self._results
+
+
+def _tensor(node: Any) -> Tensor:
+    if node.type not in ELEMENTS:
+        raise Failure("refused", "input %r is a %s, which cannot be filled" % (node.name, node.type))
+    shape = [size if isinstance(size, int) and size >= 0 else None for size in node.shape]
+    return Tensor(node.name, ELEMENTS[node.type], shape)

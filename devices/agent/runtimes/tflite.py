@@ -1,0 +1,100 @@
+"""TensorFlow Lite, from whichever package the board has: ai-edge-litert or the older tflite-runtime."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Dict, List, Mapping, Sequence, Set
+
+from ..arrays import Tensor
+from ..options import Choice, Count
+
+PACKAGES = (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_runtime"))
+OPTIONS = {
+    "threads": Count(1, 256),
+    "xnnpack": Choice(True, (True, False)),
+}
+
+
+def load(module: str) -> Any:
+    """Imports the interpreter.
+
+    Raises:
+        ImportError: If numpy is one that the package was not built for: it would be imported, and every
+            file would then fail.
+    """
+    numpy = importlib.import_module("numpy")
+    if module == "tflite_runtime" and int(numpy.__version__.split(".")[0]) >= 2:
+        raise ImportError("tflite-runtime needs numpy < 2, and numpy is %s" % numpy.__version__)
+    return importlib.import_module(module + ".interpreter")
+
+
+def open_model(library: Any, path: str, options: Mapping[str, Any]) -> Model:
+    """Loads a file and makes its tensors; sizes that it leaves open are those that it gives for a start."""
+    more: Dict[str, Any] = {}
+    if not options["xnnpack"]:
+        more["experimental_op_resolver_type"] = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = library.Interpreter(model_path=path, num_threads=options["threads"], **more)
+    interpreter.allocate_tensors()
+    return Model(interpreter)
+
+
+class Model:
+    """A loaded TFLite file."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        self.inputs = [_tensor(detail) for detail in interpreter.get_input_details()]
+        self.provider = _provider(interpreter)
+        self.invoke = interpreter.invoke
+        self._given = [detail["index"] for detail in interpreter.get_input_details()]
+        self._wanted = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def set_inputs(self, arrays: Sequence[Any]) -> None:
+        """Arrays in the order of ``inputs``."""
+        for index, array in zip(self._given, arrays):
+            self._interpreter.set_tensor(index, array)
+
+    def outputs(self) -> List[Any]:
+        """What the last inference gave."""
+        return [self._interpreter.get_tensor(index) for index in self._wanted]
+
+
+def _tensor(detail: Mapping[str, Any]) -> Tensor:
+    return Tensor(detail["name"], _element(detail["dtype"]), [int(size) for size in detail["shape"]])
+
+
+def _element(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind))
+
+
+def _provider(interpreter: Any) -> str:
+    """Which operators a delegate took, as the interpreter lists them.
+
+    The list has the file's own operators and, after them, one DELEGATE per group that a delegate runs
+    instead.  The default delegate is XNNPACK, the only one in these packages.
+    """
+    listed = interpreter._get_ops_details()
+    own = [op for op in listed if op["op_name"] != "DELEGATE"]
+    taken: Set[int] = set()
+    for group in listed:
+        if group["op_name"] == "DELEGATE":
+            taken |= _replaced(own, group)
+    if not taken:
+        return "built-in kernels"
+    return "XNNPACK (%d of %d operators)" % (len(taken), len(own))
+
+
+def _replaced(own: Sequence[Mapping[str, Any]], group: Mapping[str, Any]) -> Set[int]:
+    """Numbers of the operators between a group's inputs and its outputs."""
+    maker = {int(tensor): op for op in own for tensor in op["outputs"]}
+    known = {int(tensor) for tensor in group["inputs"]}
+    open_tensors = [int(tensor) for tensor in group["outputs"]]
+    found: Set[int] = set()
+    while open_tensors:
+        tensor = open_tensors.pop()
+        if tensor in known or tensor not in maker:
+            continue
+        known.add(tensor)
+        found.add(int(maker[tensor]["index"]))
+        open_tensors += [int(before) for before in maker[tensor]["inputs"]]
+    return found
