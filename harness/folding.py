@@ -1,6 +1,6 @@
 """The layer graph as the few operations that a file needs: what every exporter writes.
 
-Batch norms are folded into the convolution or dense layer before them wherever nothing else reads
+Batch norms are folded into the convolution before them wherever nothing else reads
 what lies between (arithmetic in float64, one rounding to float32 at the end); where that is not so
 they stay an operation of their own, ``x * weight + bias`` per channel.  An activation is attached to
 the operation before it under the same rule; whether a format has one operation for both is the
@@ -67,11 +67,9 @@ def fold(network: Network, weights: Weights) -> tuple[Operation, ...]:
     can be seen, and many CPUs compute with them ten times slower.
 
     Raises:
-        ExportError: If weights are missing, have another shape, or are not finite once folded (the
-            message names the node), or if the input is neither an image nor a vector.
+        ExportError: If weights are missing, have another shape, or are not finite once folded; the
+            message names the node.
     """
-    if len(network.input_shape) not in (1, 3):
-        raise ExportError(network.fingerprint, f"an input of shape {network.input_shape} has no file layout")
     _check_weights(network, weights)
     nodes = _live_nodes(network)
     readers = Counter(name for node in nodes for name in node.inputs)

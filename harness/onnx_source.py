@@ -7,12 +7,26 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, external_data_helper, helper
+from onnx import ModelProto, TensorProto, external_data_helper
 
 from harness.model_inputs import Input, Reading, Shapes, fixed_shape, refuse_unknown
 from results.errors import ConfigError
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_DTYPES = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT16: "int16",
+    TensorProto.UINT16: "uint16",
+    TensorProto.INT32: "int32",
+    TensorProto.UINT32: "uint32",
+    TensorProto.INT64: "int64",
+    TensorProto.UINT64: "uint64",
+    TensorProto.BOOL: "bool",
+}
 _WEIGHT_TYPES = {
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
@@ -30,6 +44,13 @@ def read(data: bytes, path: Path, shapes: Shapes) -> Reading:
         ConfigError: If it is damaged, newer than what is known here, lacks external data, or leaves
             dimensions open.
     """
+    try:
+        return _read(data, path, shapes)
+    except (UnicodeDecodeError, TypeError) as error:  # texts are decoded only when they are looked at
+        raise ConfigError(f"{path} is a damaged ONNX file: {error}") from error
+
+
+def _read(data: bytes, path: Path, shapes: Shapes) -> Reading:
     model = _parsed(data, path)
     _check_versions(model, path)
     changed = _take_in_external_data(model, path)
@@ -54,6 +75,9 @@ def _parsed(data: bytes, path: Path) -> ModelProto:
     if not model.graph.node or not model.opset_import:
         what = "layers" if not model.graph.node else "opset"
         raise ConfigError(f"{path} is no ONNX file, or a damaged one: it names no {what}")
+    named = (*model.graph.input, *model.graph.output, *model.graph.initializer)
+    if not all(isinstance(each.name, str) for each in named):  # bytes where they are no UTF-8
+        raise ConfigError(f"{path} is a damaged ONNX file: names in it are no text")
     return model
 
 
@@ -96,13 +120,14 @@ def _inputs(model: ModelProto, path: Path, shapes: Shapes) -> tuple[Input, ...]:
     inputs = []
     for value in given:
         kind = value.type.tensor_type
-        if not value.type.HasField("tensor_type") or kind.elem_type in (0, TensorProto.STRING):
-            raise ConfigError(f"{path}: input {value.name!r} is no tensor of numbers")
+        if not value.type.HasField("tensor_type") or kind.elem_type not in _DTYPES:
+            raise ConfigError(f"{path}: input {value.name!r} is no tensor of numbers that can be made up")
         if not kind.HasField("shape"):
             raise ConfigError(f"{path}: input {value.name!r} has no shape; export it with one")
         sizes = tuple(d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in kind.shape.dim)
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-        inputs.append(Input(value.name, dtype, fixed_shape(path, value.name, sizes, shapes)))
+        inputs.append(
+            Input(value.name, _DTYPES[kind.elem_type], fixed_shape(path, value.name, sizes, shapes))
+        )
     return tuple(inputs)
 
 

@@ -1,7 +1,7 @@
 """Reads a user's TFLite file.
 
-The file is read with Python's flatbuffers, which cannot leave its bounds unnoticed; TFLite's own loader
-trusts what it is given and may crash, so that it gets a file only in a process of its own on the board.
+The file is read with Python's flatbuffers, which cannot leave its bounds unnoticed.  TFLite's own code
+may crash on a damaged file, so that it gets one only in a process of its own, on the board.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _inputs(graph: Any, tensors: list[Any], path: Path, shapes: Shapes) -> tuple
     inputs = []
     for name, tensor in zip(names, given, strict=True):
         if tensor.Type() not in _DTYPES:
-            raise ConfigError(f"{path}: input {name!r} is no tensor of numbers")
+            raise ConfigError(f"{path}: input {name!r} is no tensor of numbers that can be made up")
         shape = _fix_shape(tensor, name, path, shapes)
         inputs.append(Input(name, _DTYPES[tensor.Type()], shape))
     return tuple(inputs)

@@ -7,6 +7,7 @@ runtime of this host with and without the runtime's own optimisations, and compa
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import ai_edge_litert.interpreter as litert
 import numpy as np
 import onnxruntime
-import tflite_runtime.interpreter as tflite_runtime
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -38,7 +38,6 @@ from search.network import (
 
 IMAGES = 2
 KINDS = ("relu", "relu6", "hard_swish")
-LARGEST_EDGE = 40
 
 
 # --------------------------------------------------------------------------- runtimes
@@ -80,10 +79,15 @@ RUNNERS: dict[str, dict[str, Runner]] = {
     "tflite": {
         "litert, XNNPACK": partial(run_tflite, package=litert, delegate=True),
         "litert, built-in": partial(run_tflite, package=litert, delegate=False),
-        "tflite-runtime, XNNPACK": partial(run_tflite, package=tflite_runtime, delegate=True),
-        "tflite-runtime, built-in": partial(run_tflite, package=tflite_runtime, delegate=False),
     },
 }
+if sys.version_info < (3, 12):  # the last Python that the older package has a wheel for
+    import tflite_runtime.interpreter as tflite_runtime
+
+    RUNNERS["tflite"] |= {
+        "tflite-runtime, XNNPACK": partial(run_tflite, package=tflite_runtime, delegate=True),
+        "tflite-runtime, built-in": partial(run_tflite, package=tflite_runtime, delegate=False),
+    }
 
 
 # --------------------------------------------------------------------------- graphs

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
@@ -38,7 +37,7 @@ def write(network: Network, weights: Weights, *, batch: int = 1) -> bytes:
     Raises:
         ExportError: If the weights do not fit or are not finite.
     """
-    graph = _Graph(fold(network, weights), network.input_shape)
+    graph = _Graph(fold(network, weights))
     shapes = {"input": network.input_shape, "logits": network.shapes[network.output]}
     inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, *shapes[name]))] for name in shapes
@@ -58,7 +57,7 @@ def check(data: bytes) -> None:
     """
     try:
         onnx.checker.check_model(data, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(hashlib.sha256(data).hexdigest(), f"ONNX's checker refuses it: {error}") from error
 
 
@@ -90,10 +89,9 @@ def run(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
 class _Graph:
     """Nodes and tensors of a file; names with a dot cannot clash with those of the layer graph."""
 
-    def __init__(self, operations: Sequence[Operation], input_shape: tuple[int, ...]) -> None:
+    def __init__(self, operations: Sequence[Operation]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[TensorProto] = []
-        self._rank = {"input": len(input_shape)} | {op.name: len(op.shape) for op in operations}
         self._output = operations[-1].name
         for operation in operations:
             self._add(operation)
@@ -141,8 +139,7 @@ class _Graph:
 
     def _scale(self, operation: Operation, source: str, output: str) -> None:
         """``x * weight + bias`` per channel, channels on axis 1."""
-        shape = (-1, *[1] * (self._rank[operation.name] - 1))
-        weight, bias = (np.asarray(v).reshape(shape) for v in (operation.weight, operation.bias))
+        weight, bias = (np.asarray(v).reshape(-1, 1, 1) for v in (operation.weight, operation.bias))
         scaled = f"{operation.name}.scaled"
         self._node("Mul", [source, self._tensor(f"{operation.name}.weight", weight)], scaled)
         self._node("Add", [scaled, self._tensor(f"{operation.name}.bias", bias)], output)

@@ -102,8 +102,8 @@ def run(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def channels_last(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(n, c, h, w)`` as ``(n, h, w, c)``, contiguous; vectors as they are."""
-    return np.ascontiguousarray(np.moveaxis(images, 1, -1) if images.ndim == 4 else images)
+    """``(n, c, h, w)`` as ``(n, h, w, c)``, contiguous."""
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1))
 
 
 def channels_first(images: NDArray[np.float32]) -> NDArray[np.float32]:
