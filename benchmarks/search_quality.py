@@ -1,0 +1,242 @@
+"""How good the strategies are on published tables of measured cells.
+
+::
+
+    python -m benchmarks.search_quality --json quality.json --strategies bayesian --seeds 100-119
+
+Mean and standard error over seeds after 50, 100 and 200 trainings (``--budget``):
+
+* ``hypervolume_regret``: 1 - hypervolume of (accuracy, costs) of what was trained / that of the table's
+  true front; reference point: median accuracy, 1.1 x the worst cost on the true front.
+* ``constrained_regret``: points of accuracy below the best network within the 30th percentile of the first
+  cost, which is the study's hard limit; accuracy is the only objective.
+
+A candidate is measured before it is trained, as in a study: one that breaks the limit or does not run costs
+no training.  ``screened_per_training`` says how many were measured for each that was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.pareto import hypervolume
+from results.records import Fidelity, Problem, Trial
+from search.strategy import Strategy
+from tests.table_space import TABLE, Table
+
+TABLES = {
+    "raspi4": ("raspi4_latency_ms",),
+    "edgegpu": ("edgegpu_latency_ms",),
+    "edgetpu": ("edgetpu_latency_ms",),
+    "pixel3": ("pixel3_latency_ms",),
+    "edgegpu_energy": ("edgegpu_latency_ms", "edgegpu_energy_mj"),
+}
+ACCURACY = "cifar10_test_acc_200ep"
+PERCENTILE = 30
+SCREENED_PER_TRAINING = 8
+"""Candidates that a strategy may have measured per training; then the search ends."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Columns of a table file."""
+
+    file: Path
+    accuracy: str
+    costs: tuple[str, ...]
+
+    @functools.cached_property
+    def plain(self) -> Table:
+        """Accuracy and costs as objectives, no limit."""
+        return Table(self.costs, accuracy=self.accuracy, file=self.file)
+
+    @functools.cached_property
+    def limited(self) -> Table:
+        """With the first cost limited to its 30th percentile."""
+        upper = float(np.nanpercentile(self.plain.costs[:, 0], PERCENTILE))
+        return Table(self.costs, accuracy=self.accuracy, limits={self.costs[0]: upper}, file=self.file)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows of the table that were trained, in order, and what choosing them took."""
+
+    rows: list[int]
+    screened: int
+    ask_s: list[float]
+
+
+def search(name: str, table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+    """One search of ``budget`` trainings (fewer if the strategy ends or screens too much)."""
+    strategy: Strategy = importlib.import_module(f"search.strategies.{name}").Strategy(
+        table.space, problem, fidelity=Fidelity(200), seed=seed
+    )
+    rows: list[int] = []
+    ask_s: list[float] = []
+    while len(rows) < budget and len(ask_s) < SCREENED_PER_TRAINING * budget:
+        start = time.process_time()
+        proposal = strategy.ask(len(ask_s), ())
+        ask_s.append(time.process_time() - start)
+        if proposal is None:
+            break
+        evaluation = table.evaluate(Trial(len(ask_s) - 1, proposal))
+        strategy.tell(evaluation)
+        if evaluation.state == "complete":
+            rows.append(table.row(proposal.architecture))
+    return Run(rows, len(ask_s), ask_s)
+
+
+# --------------------------------------------------------------------------- regrets
+
+
+class HypervolumeRegret:
+    """Regret of the front of rows of a table."""
+
+    def __init__(self, table: Table) -> None:
+        points = self._points(table)
+        ran = np.isfinite(points).all(axis=1)
+        self.points = points
+        worst = points[ran][_front(points[ran])].max(axis=0)
+        self.reference = np.array([np.median(table.errors), *(1.1 * worst[1:])])
+        self.best = self._volume(np.flatnonzero(ran))
+
+    @staticmethod
+    def _points(table: Table) -> NDArray[np.float64]:
+        return np.column_stack([table.errors, table.costs])
+
+    def _volume(self, rows: Sequence[int] | NDArray[np.int64]) -> float:
+        chosen = self.points[list(rows)]
+        return hypervolume(
+            chosen[(chosen < self.reference).all(axis=1)], self.reference, [False] * chosen.shape[1]
+        )
+
+    def __call__(self, rows: Sequence[int]) -> float:
+        """1 - hypervolume / that of the true front; 0 is best."""
+        return 1.0 - self._volume(rows) / self.best
+
+
+def _front(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the non-dominated rows of ``(n, m)``, less being better, by a sweep in order of the sum."""
+    front: list[int] = []
+    for i in np.argsort(points.sum(axis=1), kind="stable"):
+        held = points[front]
+        if not ((held <= points[i]).all(axis=1) & (held < points[i]).any(axis=1)).any():
+            front.append(int(i))
+    return np.array(front)
+
+
+def constrained_regret(table: Table, rows: Sequence[int]) -> float:
+    """Points of accuracy between the best trained row and the best of the table, within the limit."""
+    within = table.costs[:, 0] <= table.limits[0].upper
+    met = [table.errors[row] for row in rows if within[row]]
+    return 100.0 * float((min(met) if met else 1.0) - table.errors[within].min())
+
+
+# --------------------------------------------------------------------------- report
+
+
+def _scores(
+    source: Source, strategy: str, seed: int, budgets: Sequence[int]
+) -> Iterator[tuple[str, int, float]]:
+    """Measure, budget, regret; and seconds per ask and screened candidates per training."""
+    table, regret = source.plain, HypervolumeRegret(source.plain)
+    run = search(strategy, table, table.problem(), seed=seed, budget=max(budgets))
+    yield "screened_per_training", max(budgets), run.screened / max(1, len(run.rows))
+    for budget in budgets:
+        yield "hypervolume_regret", budget, regret(run.rows[:budget])
+        yield "ask_s", budget, float(np.median(run.ask_s[max(0, budget - 20) : budget]))
+    limited = source.limited
+    run = search(strategy, limited, limited.problem(cost_objectives=False), seed=seed, budget=max(budgets))
+    yield "constrained_screened_per_training", max(budgets), run.screened / max(1, len(run.rows))
+    for budget in budgets:
+        yield "constrained_regret", budget, constrained_regret(limited, run.rows[:budget])
+
+
+def measure(
+    sources: dict[str, Source], strategies: Sequence[str], seeds: Sequence[int], budgets: Sequence[int]
+) -> dict[str, Any]:
+    """``{measure: {table: {strategy: {budget: mean, "<budget>_se": standard error}}}}``."""
+    report: dict[str, Any] = {}
+    for table, source in sources.items():
+        for strategy in strategies:
+            values: dict[tuple[str, int], list[float]] = {}
+            for seed in seeds:
+                for name, budget, score in _scores(source, strategy, seed, budgets):
+                    values.setdefault((name, budget), []).append(score)
+            for (name, budget), scores in values.items():
+                cell = report.setdefault(name, {}).setdefault(table, {}).setdefault(strategy, {})
+                cell[str(budget)] = float(np.mean(scores))
+                if len(scores) > 1:
+                    cell[f"{budget}_se"] = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+            print(_line(table, strategy, report), flush=True)
+    return report
+
+
+def _line(table: str, strategy: str, report: dict[str, Any]) -> str:
+    parts = [f"{table:<15}{strategy:<24}"]
+    for name in ("hypervolume_regret", "constrained_regret", "ask_s"):
+        cells = report[name][table][strategy]
+        parts.append(f"{name} " + " ".join(f"{v:.4f}" for k, v in cells.items() if not k.endswith("_se")))
+    return "  ".join(parts)
+
+
+def _numbers(text: str) -> list[int]:
+    """``"3"``, ``"1,2"`` or ``"100-119"``."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="search_quality", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes")
+    parser.add_argument("--strategies", default="random_search,regularized_evolution,bayesian")
+    parser.add_argument("--tables", default=",".join(TABLES), help="of " + ", ".join(TABLES))
+    parser.add_argument("--seeds", type=_numbers, default=_numbers("100-119"), help="such as 1,2 or 100-119")
+    parser.add_argument(
+        "--budget", type=_numbers, default=[50, 100, 200], help="trainings after which to look"
+    )
+    parser.add_argument("--table-file", type=Path, help="another table of the same form, with --costs")
+    parser.add_argument("--accuracy", default=ACCURACY, metavar="COLUMN")
+    parser.add_argument("--costs", metavar="COLUMN[,COLUMN]", help="columns of --table-file")
+    return parser
+
+
+def _sources(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Source]:
+    if arguments.table_file:
+        if not arguments.costs:
+            parser.error("--table-file needs --costs")
+        costs = tuple(arguments.costs.split(","))
+        return {arguments.table_file.stem: Source(arguments.table_file, arguments.accuracy, costs)}
+    names = arguments.tables.split(",")
+    if unknown := sorted(set(names) - set(TABLES)):
+        parser.error(f"unknown table {unknown[0]!r}; known: {', '.join(TABLES)}")
+    return {name: Source(TABLE, arguments.accuracy, TABLES[name]) for name in names}
+
+
+def main() -> None:
+    """Command line."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    sources = _sources(arguments, parser)
+    report = measure(sources, arguments.strategies.split(","), arguments.seeds, arguments.budget)
+    report["seeds"] = arguments.seeds
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Architectures worth a look: where an acquisition is evaluated, and where a search starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from results.records import Architecture
+from search.network import costs
+from search.novelty import every_architecture
+from search.space import SearchSpace
+
+WHOLE = 1000
+"""Spaces of up to so many encodings are looked at whole."""
+
+NEIGHBOURS = 400
+DOUBLE_EDITS = 120
+CROSSOVERS = 80
+RANDOM = 250
+POOL = 500
+"""Random architectures from which the start is picked."""
+
+
+def candidates(
+    space: SearchSpace, parents: Sequence[Architecture], taken: Set[Architecture], rng: np.random.Generator
+) -> list[Architecture]:
+    """New architectures: near the parents (one and two edits, crossover) and anywhere."""
+    if space.size() <= WHOLE:
+        return _new(every_architecture(space), taken)
+    found = neighbours(space, parents, rng, NEIGHBOURS)
+    if parents:
+        for i in range(DOUBLE_EDITS):
+            found.append(space.mutate(parents[i % len(parents)], rng, changes=2))
+        for _ in range(CROSSOVERS):
+            a, b = rng.integers(len(parents), size=2)
+            found.append(space.crossover(parents[a], parents[b], rng))
+    found += [space.sample(rng) for _ in range(RANDOM)]
+    return _new(found, taken)
+
+
+def neighbours(
+    space: SearchSpace, parents: Iterable[Architecture], rng: np.random.Generator, most: int
+) -> list[Architecture]:
+    """One-edit neighbours of the parents, up to ``most`` of them by chance, in a fixed order."""
+    found = list(dict.fromkeys(near for parent in parents for near in space.neighbours(parent)))
+    if len(found) > most:
+        found = [found[i] for i in np.sort(rng.choice(len(found), size=most, replace=False))]
+    return found
+
+
+def spread_start(
+    space: SearchSpace, tried: Sequence[Architecture], taken: Set[Architecture], rng: np.random.Generator
+) -> Architecture | None:
+    """The next trial of a start that covers the space: the largest network first, then maximin.
+
+    Maximin: the architecture of a random pool whose graph features are farthest from those of the nearest
+    one tried (Johnson, Moore, Ylvisaker 1990).  None if nothing new is left in the space.
+
+    Args:
+        space: Where to start.
+        tried: Architectures told or pending, from which to keep away.
+        taken: Architectures not to return.
+        rng: Equal for all trials of the start, so that they are picked from one pool.
+    """
+    small = space.size() <= WHOLE
+    pool = _new(every_architecture(space) if small else [space.sample(rng) for _ in range(POOL)], taken)
+    if not pool:
+        return None
+    if not tried:
+        return max(pool, key=lambda a: costs(space.build(a)).macs)
+    rows = np.array([space.features(a) for a in [*pool, *tried]], dtype=np.float64)
+    rows = (rows - rows.mean(axis=0)) / np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
+    return pool[int(cdist(rows[: len(pool)], rows[len(pool) :]).min(axis=1).argmax())]
+
+
+def _new(found: Iterable[Architecture], taken: Set[Architecture]) -> list[Architecture]:
+    return [a for a in dict.fromkeys(found) if a not in taken]

@@ -1,0 +1,253 @@
+"""What an untried architecture is expected to score, and how unsure that is.
+
+:class:`GaussianProcess` measures how alike two architectures are in two ways at once: by the features of
+their graphs (Matern 5/2, Rasmussen and Williams 2006, eq. 4.17) and by their edit distance, the number of
+decisions in which they differ (exponential kernel).  :class:`Ensemble` averages it with randomised trees
+(Geurts et al. 2006) and boosted trees (Friedman 2001), which follow the jumps that a smooth kernel rounds
+off.  :class:`SuccessModel` gives the probability that a candidate runs at all.
+
+Everything is deterministic for equal data and seed, and runs on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize
+from scipy.spatial.distance import cdist
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, GradientBoostingRegressor
+
+from results.records import Architecture
+from search.space import SearchSpace
+
+Floats = NDArray[np.float64]
+
+SUBSET = 300
+"""Trials on which hyperparameters are fitted; the cost of a fit grows with their cube."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Architectures as a surrogate sees them.
+
+    Attributes:
+        features: Features of the graphs, shape ``(n, k)``.
+        codes: Encodings, whose city-block distance is twice the number of different unordered decisions,
+            shape ``(n, m)``.
+    """
+
+    features: Floats
+    codes: Floats
+
+    @classmethod
+    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> Inputs:
+        """Inputs of architectures of a space."""
+        return cls(
+            np.array([space.features(a) for a in architectures], dtype=np.float64),
+            np.array([space.encode(a) for a in architectures], dtype=np.float64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Inputs:
+        """Some rows."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Inputs(self.features[index], self.codes[index])
+
+    def joined(self, other: Inputs) -> Inputs:
+        """These rows and then those."""
+        return Inputs(np.vstack([self.features, other.features]), np.vstack([self.codes, other.codes]))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Normal distributions: mean and standard deviation, each of shape ``(n,)``."""
+
+    mean: Floats
+    deviation: Floats
+
+
+# --------------------------------------------------------------------------- Gaussian process
+
+
+class GaussianProcess:
+    """Regression with a constant mean and the kernel::
+
+        k(a, b) = v * [w * matern52(|features a - features b| / l) + (1 - w) * exp(-edits(a, b) / d)]
+
+    plus noise ``v * n``.  Features are standardised and their distance is divided by the square root of
+    their number.  ``l, d, w, n`` maximise the marginal likelihood (Rasmussen and Williams 2006, eq. 5.8) with
+    weak priors that keep them in range, ``v`` following in closed form.
+
+    Args:
+        inputs: Where it was observed, ``n`` rows.
+        targets: Observations, shape ``(n,)``.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Floats) -> None:
+        self._centre = inputs.features.mean(axis=0)
+        spread = inputs.features.std(axis=0)
+        self._used = spread > 1e-12 * (1.0 + np.abs(self._centre))
+        self._scale = np.where(self._used, spread, 1.0)
+        self._inputs = inputs
+        self._offset = float(targets.mean())
+        self._unit = float(targets.std()) or 1.0
+        self._targets = (targets - self._offset) / self._unit
+        self._parameters = self._fitted()
+        self._factor, self._weights, self._variance = self._solved(self._parameters)
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Posterior of the noise-free function (Rasmussen and Williams 2006, eqs. 2.25-2.26)."""
+        cross = _kernel(*self._distances(inputs, self._inputs), self._parameters)  # (n, told)
+        mean = cross @ self._weights
+        solved = linalg.cho_solve((self._factor, True), cross.T, check_finite=False)
+        variance = self._variance * np.maximum(1.0 - np.sum(cross * solved.T, axis=1), 1e-9)
+        return Prediction(self._offset + self._unit * mean, self._unit * np.sqrt(variance))
+
+    def _distances(self, a: Inputs, b: Inputs) -> tuple[Floats, Floats]:
+        rows = [((x.features - self._centre) / self._scale)[:, self._used] for x in (a, b)]
+        features = cdist(rows[0], rows[1]) / np.sqrt(max(1, int(self._used.sum())))
+        return features, cdist(a.codes, b.codes, "cityblock") / 2.0
+
+    def _fitted(self) -> Floats:
+        rows = np.arange(len(self._inputs))
+        if len(rows) > SUBSET:  # the latest, among which the search decides, and an even spread of the rest
+            rows = np.r_[
+                np.linspace(0, len(rows) - SUBSET // 2 - 1, SUBSET // 2).astype(np.int64),
+                rows[-SUBSET // 2 :],
+            ]
+        part = self._inputs.take(rows)
+        features, edits = self._distances(part, part)
+        targets = self._targets[rows]
+        found = optimize.minimize(
+            _negative_evidence,
+            PRIOR_MEANS,
+            args=(features, edits, targets),
+            method="L-BFGS-B",
+            jac=True,
+            bounds=[(m - 4 * s, m + 4 * s) for m, s in zip(PRIOR_MEANS, PRIOR_DEVIATIONS, strict=True)],
+            options={"maxiter": 20},
+        )
+        return np.asarray(found.x, dtype=np.float64)
+
+    def _solved(self, parameters: Floats) -> tuple[Floats, Floats, float]:
+        kernel = _kernel(*self._distances(self._inputs, self._inputs), parameters)
+        kernel[np.diag_indices_from(kernel)] += np.exp(parameters[3]) + JITTER
+        factor = linalg.cholesky(kernel, lower=True, check_finite=False)
+        weights = linalg.cho_solve((factor, True), self._targets, check_finite=False)
+        return factor, weights, float(self._targets @ weights) / len(self._targets)
+
+
+JITTER = 1e-8
+PRIOR_MEANS = np.array([np.log(1.0), np.log(3.0), 0.0, np.log(0.02)])
+"""Of log length of features, log length of edits, logit of the share of features, log of the noise."""
+PRIOR_DEVIATIONS = np.array([1.0, 1.0, 1.5, 1.5])
+
+
+def _kernel(features: Floats, edits: Floats, parameters: Floats) -> Floats:
+    scaled = np.sqrt(5.0) / np.exp(parameters[0]) * features
+    matern = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    share = 1.0 / (1.0 + np.exp(-parameters[2]))
+    return np.asarray(share * matern + (1.0 - share) * np.exp(-edits / np.exp(parameters[1])))
+
+
+def _negative_evidence(
+    parameters: Floats, features: Floats, edits: Floats, targets: Floats
+) -> tuple[float, Floats]:
+    """Minus log marginal likelihood with the variance profiled out, minus log prior; and its gradient."""
+    length, distance, share = np.exp(parameters[0]), np.exp(parameters[1]), 1 / (1 + np.exp(-parameters[2]))
+    noise, n = np.exp(parameters[3]), len(targets)
+    scaled = np.sqrt(5.0) * features / length
+    decay = np.exp(-scaled)
+    matern = (1.0 + scaled + scaled**2 / 3.0) * decay
+    exponential = np.exp(-edits / distance)
+    kernel = share * matern + (1.0 - share) * exponential
+    kernel[np.diag_indices(n)] += noise + JITTER
+    factor = linalg.cholesky(kernel, lower=True, check_finite=False)
+    weights = linalg.cho_solve((factor, True), targets, check_finite=False)
+    variance = float(targets @ weights) / n
+    inverse, _ = linalg.lapack.dpotri(factor, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    outer = inverse - np.outer(weights, weights) / variance  # d(evidence)/d(kernel), times 2
+    slopes = [
+        share * (scaled**2 * (1.0 + scaled) / 3.0) * decay,
+        (1.0 - share) * exponential * edits / distance,
+        share * (1.0 - share) * (matern - exponential),
+    ]
+    gradient = np.array([*(0.5 * np.sum(outer * s) for s in slopes), 0.5 * noise * np.trace(outer)])
+    evidence = 0.5 * n * np.log(variance) + float(np.log(np.diag(factor)).sum())
+    off = (parameters - PRIOR_MEANS) / PRIOR_DEVIATIONS
+    return evidence + 0.5 * float(off @ off), gradient + off / PRIOR_DEVIATIONS
+
+
+# --------------------------------------------------------------------------- ensemble
+
+
+class Ensemble:
+    """Average of a Gaussian process, randomised trees and boosted trees.
+
+    The variance is the members' own (trees: between the trees, as in Hutter et al. 2014, section 4.3) plus
+    that of their means (law of total variance).
+
+    Args:
+        inputs: Where it was observed.
+        targets: Observations, shape ``(n,)``.
+        seed: For the trees.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Floats, seed: int) -> None:
+        self._process = GaussianProcess(inputs, targets)
+        self._trees = ExtraTreesRegressor(
+            60, min_samples_leaf=1, max_features=0.5, bootstrap=False, random_state=seed, n_jobs=1
+        )
+        self._boosted = GradientBoostingRegressor(
+            n_estimators=80,
+            max_depth=4,
+            learning_rate=0.1,
+            subsample=0.7,
+            max_features=0.5,
+            random_state=seed,
+        )
+        table = _columns(inputs)
+        self._trees.fit(table, targets)
+        self._boosted.fit(table, targets)
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Mean and standard deviation."""
+        process = self._process.predict(inputs)
+        table = _columns(inputs)
+        each = np.array([tree.predict(table.astype(np.float32)) for tree in self._trees.estimators_])
+        means = np.array([process.mean, each.mean(axis=0), self._boosted.predict(table)])
+        own = (process.deviation**2 + each.var(axis=0)) / 2.0
+        return Prediction(means.mean(axis=0), np.sqrt(own + means.var(axis=0)))
+
+
+def _columns(inputs: Inputs) -> Floats:
+    return np.hstack([inputs.features, inputs.codes])
+
+
+class SuccessModel:
+    """Probability that a candidate runs, from those that did and those that failed.
+
+    Args:
+        inputs: What was tried.
+        succeeded: Whether it ran, shape ``(n,)``.
+        seed: For the trees.
+    """
+
+    def __init__(self, inputs: Inputs, succeeded: NDArray[np.bool_], seed: int) -> None:
+        self._share = (succeeded.sum() + 1.0) / (len(succeeded) + 1.0)
+        self._trees = None
+        if not succeeded.all() and succeeded.any():
+            self._trees = ExtraTreesClassifier(60, min_samples_leaf=1, random_state=seed, n_jobs=1)
+            self._trees.fit(_columns(inputs), succeeded)
+
+    def predict(self, inputs: Inputs) -> Floats:
+        """Probabilities, shape ``(n,)``; never exactly 0 or 1."""
+        if self._trees is None:
+            return np.full(len(inputs), self._share)
+        return np.asarray(0.01 + 0.98 * self._trees.predict_proba(_columns(inputs))[:, 1], dtype=np.float64)
