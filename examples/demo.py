@@ -7,26 +7,24 @@ the space breaks them, whatever machine it is.
 
 from __future__ import annotations
 
-import getpass
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from devices.registry import Lab
-from examples.private_sshd import PrivateSshd, find_sshd
+from examples.private_sshd import PrivateSshd
 from harness import cli, config
-from harness.board import Board
 from harness.export import export
 from harness.host import Host
 from harness.measure import Job, measure
 from harness.study import Study, read_study
-from results.errors import BoardwiseError
+from results.errors import BoardwiseError, ConfigError
 from results.statistics import latency
 from search.network import initial_weights
 
@@ -61,24 +59,30 @@ def main() -> int:
 def _device(lab: Path) -> Iterator[None]:
     """Registers this machine in a lab file of its own: over SSH, or directly where there is no server."""
     lab.unlink(missing_ok=True)
-    if not _have_sshd():
-        print("demo: no OpenSSH server here and none may be installed; using the local connection instead")
-        _run(["devices", "add", DEVICE, "--local", "--python", sys.executable, "--lab", str(lab)])
-        yield
-        return
-    with PrivateSshd(FOLDER / "sshd") as server:
-        print(f"demo: a private OpenSSH server listens on 127.0.0.1:{server.port}")
-        address = f"{getpass.getuser()}@127.0.0.1:{server.port}"
-        command = ["devices", "add", DEVICE, address, "--python", sys.executable, "--lab", str(lab)]
-        command += ["--identity-file", str(server.identity_file), "--fingerprint", server.fingerprint]
-        _run(command)
+    add = ["devices", "add", DEVICE, "--python", sys.executable, "--lab", str(lab)]
+    with ExitStack() as stack:
+        server = _server(stack)
+        if server is None:
+            _run([*add, "--local"])
+        else:
+            print(f"demo: a private OpenSSH server listens on {server.address}")
+            # Pinned beside the lab file, where Boardwise keeps the keys it trusts.
+            shutil.copy(server.known_hosts, Lab.load(lab).known_hosts)
+            _run([*add, server.address, "--identity-file", str(server.identity_file)])
         yield
 
 
-def _have_sshd() -> bool:
-    if find_sshd() is None and shutil.which("apt-get"):
-        subprocess.run(["sh", str(ROOT / "tests" / "prepare.sh")], check=False, cwd=ROOT)
-    return find_sshd() is not None
+def _server(stack: ExitStack) -> PrivateSshd | None:
+    """A private server; installed where there is none and that is allowed."""
+    for attempt in ("as it is", "installed"):
+        try:
+            return stack.enter_context(PrivateSshd(FOLDER / "sshd"))
+        except ConfigError as error:
+            print(f"demo: {error}")
+        if attempt == "as it is":
+            subprocess.run(["sh", str(ROOT / "tests" / "prepare.sh")], check=False, cwd=ROOT)
+    print("demo: going on with the local connection instead")
+    return None
 
 
 def _run(argv: list[str]) -> None:
@@ -96,7 +100,7 @@ def _study_with_limits(template: Path, lab: Path) -> Path:
     rng = np.random.default_rng(2026)
     networks = [space.build(space.sample(rng)) for _ in range(LOOKED_AT)]
     entry = Lab.load(lab).entry(DEVICE)
-    board = Board(DEVICE, config.agent_starter(entry, "boardwise demo", None), Host())
+    board = config.board_of(entry, "boardwise demo", Host())
     text = template.read_text()
     try:
         for target in study.targets:
@@ -110,7 +114,9 @@ def _study_with_limits(template: Path, lab: Path) -> Path:
                 f"demo: {target.name}: {LOOKED_AT} random candidates take {min(figures) * 1e3:.2f} to "
                 f"{max(figures) * 1e3:.2f} ms (p90); limit set to {limit_ms:.3g} ms"
             )
-            text = text.replace(_placeholder(study, target.runtime), f'limits = ["latency_p90 <= {limit_ms:.3g} ms"]')
+            text = text.replace(
+                _placeholder(study, target.runtime), f'limits = ["latency_p90 <= {limit_ms:.3g} ms"]'
+            )
     finally:
         board.close()
     path = FOLDER / "demo.toml"

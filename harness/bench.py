@@ -11,9 +11,8 @@ from typing import Any
 
 from devices.registry import Lab
 from harness import config
-from harness.board import Board
-from harness.devices_cli import ask_secret
 from harness.host import Host
+from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
 from harness.sources import parse_shapes, source
 from harness.study import BENCH
@@ -33,8 +32,9 @@ def bench(args: argparse.Namespace) -> int:
     file = source(args.model, parse_shapes(args.shape))
     entry = Lab.load(args.lab).entry(args.on)
     target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, _options(args))
-    start = config.agent_starter(entry, "boardwise bench", ask_secret())
-    board = Board(args.on, start, Host(), give_up_after_s=PATIENCE_S)
+    board = config.board_of(
+        entry, "boardwise bench", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S
+    )
     job = Job(file.artifact, file.data, target, _plan(args.sessions))
     try:
         measure_together(board, [job], seed=time.time_ns() % 2**31)

@@ -20,7 +20,6 @@ from results.errors import (
     AuthenticationError,
     BoardDiskFull,
     BoardError,
-    ConnectionLost,
     HostKeyError,
     ProvisionError,
     RuntimeMissing,
@@ -46,7 +45,8 @@ class Board:
 
     Args:
         name: Name in the lab file.
-        start: Connects and starts a fresh agent.
+        start: Starts a fresh agent, over a connection that is made where there is none.
+        disconnect: Closes that connection for good.
         host: This machine, which is shared if the device is this machine.
         give_up_after_s: How long it may stay away.
         on_state: Called with a short text whenever the board goes offline or comes back.
@@ -56,6 +56,7 @@ class Board:
         self,
         name: str,
         start: Callable[[], BoardAgent],
+        disconnect: Callable[[], None],
         host: Host,
         *,
         give_up_after_s: float = 600.0,
@@ -63,6 +64,7 @@ class Board:
     ) -> None:
         self.name = name
         self._start = start
+        self._disconnect = disconnect
         self._host = host
         self._give_up_after_s = give_up_after_s
         self._on_state = on_state
@@ -122,15 +124,13 @@ class Board:
             return self._online()
 
     def stop(self) -> None:
-        """Makes waiting threads give up with :class:`Stopped`, and ends what runs on the board."""
+        """Ends what runs on the board; threads that use or await it give up with :class:`Stopped`."""
         self._stopping.set()
-        agent = self._agent
-        if agent is not None:
-            agent.close()
+        self._disconnect()
 
     def close(self) -> None:
-        """Ends the agent; may be called twice."""
-        self._stopping.set()
+        """Ends the agent and the connection; may be called twice."""
+        self.stop()
         self._close_agent()
 
     @contextmanager
@@ -168,10 +168,7 @@ class Board:
     def _close_agent(self) -> None:
         agent, self._agent, self._facts = self._agent, None, None
         if agent is not None:
-            try:
-                agent.close()
-            except ConnectionLost:
-                return  # it was lost already, which is why it is closed
+            agent.close()
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():

@@ -17,13 +17,21 @@ from harness.evaluate import Rig
 from harness.host import Host
 from harness.progress import Watcher
 from harness.study import Named, Study
-from results.errors import ConfigError, unknown_name
+from results.codec import from_json
+from results.errors import ConfigError, StoreError, unknown_name
+from results.records import Measurement
 from results.store import Run, Store
 from search.datasets import load_task
 from search.space import SearchSpace
 from search.strategy import Strategy
 from search.tasks import Task
 from search.training_pool import TrainingPool
+
+STORE = "store.sqlite"
+"""File name of the store in a run's folder."""
+
+Reach = tuple[Callable[[], BoardAgent], Callable[[], None]]
+"""Starts an agent; ends the connection to it."""
 
 COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "input_shape", "classes")
 """Arguments of plug-ins that the harness gives, not the study."""
@@ -68,28 +76,65 @@ def check_devices(study: Study, lab: Lab) -> None:
         lab.entry(target.device)
 
 
-def agent_starter(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> Callable[[], BoardAgent]:
-    """What connects to a device and starts a fresh agent there."""
-    if entry.connection == "replay":
-        from devices.replay import ReplayAgent
+def board_of(
+    entry: DeviceEntry,
+    holder: str,
+    host: Host,
+    *,
+    ask_secret: AskSecret | None = None,
+    give_up_after_s: float = 600.0,
+    on_state: Callable[[str, str], None] = lambda name, state: None,
+) -> Board:
+    """A device for use; nothing is connected yet.
 
-        return lambda: ReplayAgent.load(entry.name, Path(entry.address).expanduser())
+    Args:
+        entry: The device.
+        holder: What others are told who find the board taken.
+        host: This machine.
+        ask_secret: Asks for passphrases and passwords.
+        give_up_after_s: How long it may stay away.
+        on_state: Called when it goes offline or comes back.
+    """
+    start, disconnect = (
+        _replay(entry) if entry.connection == "replay" else _machine(entry, holder, ask_secret)
+    )
+    return Board(entry.name, start, disconnect, host, give_up_after_s=give_up_after_s, on_state=on_state)
+
+
+def _replay(entry: DeviceEntry) -> Reach:
+    from devices.replay import ReplayAgent
+
+    agent = ReplayAgent(entry.name, measurements_of(Path(entry.address).expanduser()))
+    return (lambda: agent), (lambda: None)
+
+
+def measurements_of(path: Path) -> list[Measurement]:
+    """Everything that the runs of a store have measured.
+
+    Args:
+        path: A run's folder or its store.
+
+    Raises:
+        StoreError: If there is no store, or it has no measurement.
+    """
+    file = path / STORE if path.is_dir() else path
+    if not file.is_file():
+        raise StoreError(f"{file}: no such store; a replay device's address is the folder of a run")
+    with Store.open(file) as store:
+        records = [record for name in store.runs() for record in store.run(name).records()]
+    bodies = [r.body["measurement"] for r in records if isinstance(r.body, dict) and "measurement" in r.body]
+    if not bodies:
+        raise StoreError(f"{file}: holds no measurement to replay")
+    return [from_json(Measurement, body) for body in bodies]
+
+
+def _machine(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> Reach:
+    connection = connect(entry, ask_secret=ask_secret)
 
     def start() -> BoardAgent:
-        connection = connect(entry, ask_secret=ask_secret)
-        try:
-            return AgentClient.start(
-                connection,
-                python=entry.python,
-                directory=entry.directory,
-                holder=holder,
-                owns_connection=True,
-            )
-        except BaseException:
-            connection.close()
-            raise
+        return AgentClient.start(connection, python=entry.python, directory=entry.directory, holder=holder)
 
-    return start
+    return start, connection.close
 
 
 @contextmanager
@@ -107,8 +152,14 @@ def open_rig(
         host.set_background(pool)
         boards = {}
         for name in dict.fromkeys(target.device for target in study.targets):
-            start = agent_starter(lab.entry(name), f"boardwise study {study.name}", ask_secret)
-            board = Board(name, start, host, give_up_after_s=study.give_up_after_s, on_state=watcher.board)
+            board = board_of(
+                lab.entry(name),
+                f"boardwise study {study.name}",
+                host,
+                ask_secret=ask_secret,
+                give_up_after_s=study.give_up_after_s,
+                on_state=watcher.board,
+            )
             stack.callback(board.close)
             boards[name] = board
         yield Rig(study, store, run, space, task, pool, boards, host, watcher)

@@ -252,8 +252,9 @@ class Evaluator:
             self._check_on_board(known.trial, target, files[target.file_format], images)
 
     def _needs_check(self, trial: Trial, target: Target) -> bool:
-        asked_for = self.rig.study.check_outputs
-        return asked_for and self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
+        if not self.rig.study.check_outputs or self.rig.boards[target.device].origin == "replayed":
+            return False  # a replay computes nothing
+        return self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
 
     def _check_on_board(
         self, trial: Trial, target: Target, file: Exported, images: NDArray[np.float32]
@@ -279,9 +280,8 @@ class Evaluator:
 def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits that the board computes, shape ``(n, classes)``."""
     layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
-    rows = [np.ascontiguousarray(image[None]) for image in layout]
-    outputs = [agent.outputs(job.artifact, job.target, [row], job.plan.load_limit_s)[0] for row in rows]
-    logits: NDArray[np.float32] = np.concatenate(outputs).astype(np.float32)
+    inputs = [np.ascontiguousarray(layout, np.float32)]
+    logits: NDArray[np.float32] = agent.outputs(job.artifact, job.target, inputs, job.plan.load_limit_s)[0]
     return logits
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from devices.registry import Lab
 from harness import config, stages
-from harness.devices_cli import ask_secret
+from harness.config import STORE
+from harness.host_trust import ask_secret
 from harness.progress import LiveWatcher, Watcher
 from harness.study import Study, read_study, study_of
 from results.codec import to_json
@@ -23,8 +24,6 @@ from results.store import Run, Store
 from search.network import costs
 from search.space import SearchSpace
 from search.tasks import Task
-
-STORE = "store.sqlite"
 
 
 def search(args: argparse.Namespace) -> int:

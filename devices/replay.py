@@ -1,0 +1,120 @@
+"""A device that answers from stored measurements: for repeatable tests, and to try a search again without
+the board.  What it answers is labelled ``replayed`` wherever it is shown.
+
+It is no machine: nothing is shipped or run.  A file is known by its graph (weights hardly ever change how
+long a network takes, and an untrained file is what a screen measured) and by the target's runtime,
+precision and options; the device's name may differ from the one that was measured.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
+from results.errors import RuntimeRefused
+from results.records import Artifact, Measurement, Plan, Session, Target
+
+Known = tuple[str, str, str, tuple[tuple[str, Any], ...]]
+
+
+class ReplayAgent(BoardAgent):
+    """Answers sessions from measurements, each agent's in the order in which they were taken, then again.
+
+    Args:
+        device: Name of the device.
+        measurements: What it may answer from; of a plan it does not have, it answers from any other.
+
+    Raises:
+        RuntimeRefused: From :meth:`session`, for a file that was never measured.
+    """
+
+    origin = "replayed"
+
+    def __init__(self, device: str, measurements: Iterable[Measurement]) -> None:
+        self.device = device
+        self._known: dict[Known, dict[str, Measurement]] = defaultdict(dict)
+        self._given: dict[tuple[Known, str, int], int] = defaultdict(int)
+        for measurement in measurements:
+            self._known[_key(measurement.artifact, measurement.target)][measurement.plan.name] = measurement
+        self.hello = Hello("replay", platform.python_version(), "replay", f"replay of {device}", 1)
+
+    def probe(self) -> BoardFacts:
+        """The facts of the board that was measured, as far as its measurements have them."""
+        environment = (
+            next(iter(next(iter(self._known.values())).values())).environment if self._known else None
+        )
+        fact = environment.get if environment else (lambda key, default="unknown": default)
+        cpus = fact("cpus", "1")
+        return BoardFacts(
+            model=fact("model"),
+            machine=fact("machine"),
+            unit=fact("unit"),
+            kernel=fact("kernel"),
+            os=fact("os"),
+            libc=fact("libc"),
+            python=fact("python"),
+            cpus=int(cpus) if cpus.isdecimal() else 1,
+            clusters=(),
+            memory_bytes=0,
+            governor=fact("governor"),
+            runtimes={},
+            meters=(),
+            boot_id=self.hello.boot_id,
+            disk_free_bytes=0,
+        )
+
+    def missing(self, sha256s: Sequence[str]) -> list[str]:
+        """None: nothing needs to be shipped."""
+        return []
+
+    def put(self, sha256: str, data: bytes) -> None:
+        """Does nothing: there is no board to put it on."""
+
+    def session(
+        self,
+        artifact: Artifact,
+        target: Target,
+        plan: Plan,
+        *,
+        role: Literal["model", "reference"] = "model",
+        agent: int = 0,
+        seed: int = 0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> SessionResult:
+        """The next stored session of this file."""
+        key = _key(artifact, target)
+        plans = self._known.get(key)
+        if not plans:
+            raise RuntimeRefused(artifact.sha256, f"{self.device} replays, and has never measured this file")
+        name = plan.name if plan.name in plans else next(iter(plans))
+        sessions = [s for s in plans[name].sessions if s.role == role]
+        if not sessions:
+            raise RuntimeRefused(
+                artifact.sha256, f"{self.device} replays, and has no {role} session of this file"
+            )
+        number = self._given[key, name]
+        self._given[key, name] += 1
+        stored: Session = sessions[number % len(sessions)]
+        return SessionResult(replace(stored, agent=agent), plans[name].ran_on)
+
+    def outputs(
+        self, artifact: Artifact, target: Target, inputs: Sequence[np.ndarray], limit_s: float
+    ) -> list[np.ndarray]:
+        """Refused: a replay computes nothing."""
+        raise RuntimeRefused(artifact.sha256, f"{self.device} replays and cannot compute outputs")
+
+    def ping(self) -> None:
+        """A replay is always there."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _key(artifact: Artifact, target: Target) -> Known:
+    return artifact.graph, target.runtime, target.precision, target.options
