@@ -263,7 +263,8 @@ def judge(measurement: Measurement) -> Verdict:
     interval = latency(measurement, 0.5)
     if interval is not None and half_width(interval) > measurement.plan.half_width:
         wanted = measurement.plan.half_width
-        reasons.append(f"median known to ±{half_width(interval):.1%} only (plan: ±{wanted:.1%})")
+        found_width = half_width(interval)
+        reasons.append(f"interval wider than planned (median ±{found_width:.1%}, plan ±{wanted:.1%})")
     if any(remark.severity == "invalid" for remark in found):
         return Verdict("invalid", tuple(reasons))
     return Verdict("noisy" if reasons else "valid", tuple(reasons))

@@ -197,7 +197,11 @@ def closest(run: Run, n: int) -> pd.DataFrame:
 
     One column per limit gives the figure by which the trial was judged, in SI units.
     """
-    known = history(run)
+    return closest_table(history(run), n)
+
+
+def closest_table(known: History, n: int) -> pd.DataFrame:
+    """As :func:`closest`, from records that were read already."""
     limits = known.problem.limits
     rows = []
     for trial in known.trials:

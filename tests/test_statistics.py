@@ -260,5 +260,5 @@ def test_a_wide_interval_is_noisy_and_says_how_wide() -> None:
     rows = [make_session([m] * 20) for m in (0.01, 0.011, 0.012)]
     verdict = judge(make_measurement(rows))
     assert verdict.state == "noisy"
-    assert "(plan: ±2.0%)" in verdict.reasons[0]
+    assert "plan ±2.0%" in verdict.reasons[0]
     assert judge(make_measurement([])).state == "invalid"

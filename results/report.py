@@ -1,0 +1,273 @@
+"""The report of a run: what was searched, what was found, how it was measured, and what it does not say."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.errors import StoreError
+from results.evaluations import History, TrialRecords, history
+from results.front import Candidate, candidates, limits_of
+from results.records import Limit, Target
+from results.statistics import judge
+from results.store import Run
+from results.table import NO_ENERGY, closest_table, iso, pareto_table
+from results.units import show, words
+
+SHOWN_MEMBERS = 12
+SHOWN_CLOSEST = 5
+
+_READING = """
+- Fronts are per target. Figures of different targets, environments or origins are never ranked together.
+- Intervals are 95 %: of latency over separate processes, of accuracy over the examples (Wilson). They do not
+  contain the spread between trainings with other seeds, or between two boards of one model.
+- The search saw the validation split only, and the front is chosen by it; `test` accuracies were scored
+  afterwards and play no part in the choice.
+- The *certain* front holds what nothing can dominate within the intervals, the *possible* front what nothing
+  dominates for certain. The best of many noisy figures is optimistic; hence the confirmation.
+"""
+
+
+def write_report(run: Run, folder: Path) -> Path:
+    """Writes ``report.md`` beside the CSVs and pictures; its path.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    path = folder / "report.md"
+    new = folder / f".report.md.{uuid.uuid4().hex}"
+    text = report(history(run), [r.body for r in run.records("finished")])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def report(known: History, finished: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The report as Markdown, from records that were read already."""
+    sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
+    for target in known.targets:
+        sections += _target(known, target)
+    return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
+
+
+# --------------------------------------------------------------------------- what was searched
+
+
+def _searched(known: History) -> list[str]:
+    config = known.config
+    task, space, strategy = (config.get(name, {}) for name in ("task", "space", "strategy"))
+    limits = [f"{_limit(x)} on {' '.join(x.metric.targets) or 'the network'}" for x in known.problem.limits]
+    goals = [f"{'most' if o.maximise else 'least'} {words(o.name)}" for o in known.problem.objectives]
+    fidelity = config.get("fidelity", {})
+    lines = [
+        f"- **Task**: {task.get('name', 'unknown')}, {task.get('metric', 'accuracy')}",
+        f"- **Space**: {space.get('name', 'unknown')}; **strategy**: {strategy.get('name', 'unknown')}, "
+        f"seed {config.get('seed')}",
+        f"- **Training**: {fidelity.get('epochs')} epochs, {fidelity.get('subset', 1.0):.0%} of the data",
+        f"- **Wanted**: {', '.join(goals)}",
+        f"- **Limits**: {'; '.join(limits) or 'none'}",
+        f"- **Targets**: {', '.join(t.name for t in known.targets)}",
+    ]
+    return ["## What was searched", "\n".join(lines)]
+
+
+def _limit(limit: Limit) -> str:
+    return f"{words(limit.metric.name)} ≤ {show(limit.metric.name, limit.upper)}"
+
+
+def _counts(known: History, finished: Sequence[Mapping[str, Any]]) -> list[str]:
+    states = Counter(t.state for t in known.trials)
+    rows = [
+        ("complete", "trained and measured"),
+        ("infeasible", "measured to break a limit for certain, so never trained"),
+        ("failed", "could not be built, run or trained; see below"),
+        ("unmeasured", "the board was away"),
+        ("pending", "not finished"),
+    ]
+    table = _table(("trials", "state", "meaning"), [(states[s], s, text) for s, text in rows if states[s]])
+    return ["## Trials", table, *_saved(known), *_time(finished)]
+
+
+def _saved(known: History) -> list[str]:
+    untrained = sum(t.state == "infeasible" and not t.accuracy for t in known.trials)
+    times = [t.training_s for t in known.trials if t.accuracy]
+    if not times:
+        return []
+    text = f"Measuring first saved **{untrained} of {untrained + len(times)} trainings**"
+    if untrained:
+        minutes = untrained * sum(times) / len(times) / 60
+        text += f", about {minutes:.1f} minutes of CPU time at the mean of the others"
+    return [text + "."]
+
+
+def _time(finished: Sequence[Mapping[str, Any]]) -> list[str]:
+    walls = [float(body["wall_s"]) for body in finished if "wall_s" in body]
+    return [f"The search took {sum(walls) / 60:.1f} minutes of wall time."] if walls else []
+
+
+# --------------------------------------------------------------------------- per target
+
+
+def _target(known: History, target: Target) -> list[str]:
+    found = candidates(known, target.name)
+    frame = pareto_table(known, target.name)
+    here = frame[frame["front"] != "other environment"]
+    sections = [f"## {target.name}"]
+    if limits := limits_of(known.problem, target.name):
+        sections.append("Limits: " + "; ".join(map(_limit, limits)) + ".")
+    if here.empty:
+        sections += _none_within(known)
+    else:
+        sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(here, target)]
+    elsewhere = len(frame) - len(here)
+    if elsewhere:
+        sections.append(
+            f"Measured in another environment (another kernel, runtime version, unit or origin): {elsewhere} "
+            "more. They are not ranked with these; the CSV lists them as `other environment`."
+        )
+    return [*sections, *_measured(found, here)]
+
+
+def _members(here: pd.DataFrame, target: Target) -> list[str]:
+    short = here[here["nominal"]].head(SHOWN_MEMBERS)
+    header = "trial front accuracy p50_[ms] p90_[ms] size_[kB] confirmed verdict architecture"
+    rows = [
+        (
+            row["trial"],
+            row["front"],
+            f"{_with_interval(row, 'accuracy', '.3f')} ({row['accuracy_split']})",
+            _with_interval(row, "latency_p50_ms", ".4g"),
+            _with_interval(row, "latency_p90_ms", ".4g"),
+            f"{row['size_bytes'] / 1e3:.1f}",
+            "yes" if row["confirmed"] else "no",
+            row["verdict"],
+            row["architecture"],
+        )
+        for row in short.to_dict("records")
+    ]
+    confirmed = int(here["confirmed"].sum())
+    csv = f"pareto_{target.name}.csv"
+    note = (
+        f"{len(short)} of {len(here)} members: the front by the values. The others cannot be told from it at "
+        f"95 %; all are in [{csv}]({csv}). {confirmed} of {len(here)} are confirmed, that is measured again "
+        "with trained weights in fresh processes; only confirmed figures are final."
+    )
+    return [_table([name.replace("_", " ") for name in header.split()], rows), note]
+
+
+def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if value is None or value != value:
+        return "unknown"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _none_within(known: History) -> list[str]:
+    frame = closest_table(known, SHOWN_CLOSEST)
+    text = "**No trained candidate is within all limits here.**"
+    if frame.empty:
+        return [text]
+    rows = [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
+    return [
+        text + " The closest, by the sum of relative overshoots (SI units):",
+        _table(list(frame.columns), rows),
+    ]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "unknown" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+def _measured(found: Sequence[Candidate], here: pd.DataFrame) -> list[str]:
+    """What ran, where, and in what state the board was."""
+    if not found:
+        return ["No trained candidate was measured here."]
+    newest = max(found, key=lambda c: max(s.started_at for s in c.measurement.sessions)).measurement
+    verdicts = Counter(judge(c.measurement).state for c in found)
+    reasons = Counter(reason.split(" (")[0] for c in found for reason in judge(c.measurement).reasons)
+    lines = [
+        f"- **Ran**: {newest.ran_on.runtime} {newest.ran_on.version}, {newest.artifact.precision}, threads: "
+        f"{newest.ran_on.threads}, provider: {newest.ran_on.provider}; origin: **{newest.origin}**",
+        f"- **Environment** `{newest.environment.fingerprint[:12]}`: "
+        + ", ".join(f"{k} {v}" for k, v in newest.environment.facts),
+        f"- **Verdicts**: {', '.join(f'{n} {state}' for state, n in sorted(verdicts.items(), reverse=True))}",
+    ]
+    if reasons:
+        lines.append("- **Reasons**: " + "; ".join(f"{text} ({n})" for text, n in reasons.most_common(6)))
+    conditions = [text for text in here["conditions"].unique() if text][:3]
+    if conditions:
+        lines.append("- **Conditions** on the front: " + "; ".join(conditions))
+    return ["\n".join(lines)]
+
+
+# --------------------------------------------------------------------------- the rest
+
+
+def _failures(known: History) -> list[str]:
+    failed = [t for t in known.trials if t.state in ("failed", "unmeasured")]
+    refuted = [(t, text) for t in known.trials for text in t.refuted.values()]
+    groups: dict[str, list[TrialRecords]] = {}
+    for trial, text in [(t, t.error or "no reason stored") for t in failed] + refuted:
+        groups.setdefault(_reason(text), []).append(trial)
+    if not groups:
+        return []
+    rows = []
+    for reason, trials in sorted(groups.items(), key=lambda item: -len(item[1])):
+        numbers = ", ".join(str(t.trial.number) for t in trials[:6])
+        rows.append((len(trials), reason, numbers + (" ..." if len(trials) > 6 else "")))
+    return ["## Failures by reason", _table(("trials", "reason", "numbers"), rows)]
+
+
+def _reason(text: str) -> str:
+    """A message without what differs from trial to trial: the file's hash, and figures."""
+    first = text.strip().splitlines()[0] if text.strip() else "no reason stored"
+    first = re.sub(r"^[0-9a-f]{4,64}: ", "", first)
+    return re.sub(r"(?<![A-Za-z_])\d+(\.\d+)?(e[+-]?\d+)?", "N", first)
+
+
+def _reading(known: History) -> list[str]:
+    measured = [m for t in known.trials for m in (*t.measurements.values(), *t.confirmed.values())]
+    origins = sorted({m.origin for m in measured})
+    notes = {
+        "replayed": "- **Replayed** figures come from stored measurements or a published table; nothing ran.",
+        "modelled": "- **Modelled** figures are predictions; no device produced them.",
+    }
+    shown = [notes[origin] for origin in origins if origin in notes]
+    return ["## How to read this", "\n".join([_READING.strip(), f"- Energy: {NO_ENERGY}.", *shown])]
+
+
+def _provenance(known: History) -> list[str]:
+    config = known.config
+    times = [t.asked_at for t in known.trials] + [t.told_at for t in known.trials if t.told_at is not None]
+    space = str(config.get("space", {}).get("fingerprint", "unknown"))
+    lines = [
+        f"- Boardwise {config.get('version', 'unknown')} on {config.get('host', 'unknown')}",
+        f"- Space `{space[:12]}`, seed {config.get('seed')}",
+    ]
+    if times:
+        lines.append(f"- From {iso(min(times))} to {iso(max(times))}")
+    credit = str(config.get("task", {}).get("credits", "")).strip()
+    if credit:
+        lines.append(f"- Data: {credit}")
+    return ["## Provenance", "\n".join(lines)]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
