@@ -87,9 +87,12 @@ class SshConnection(Connection):
         """See :meth:`Connection.run`; the status of what a signal has ended is -1."""
         channel = self._start(argv, STDERR_BYTES)
         try:
-            return channel.complete(stdin, limit_s, argv[0])
+            done = channel.complete(stdin, limit_s, argv[0])
         finally:
             channel.close()
+        if self._closed:  # which has ended the command
+            raise ConnectionLost(self.device, f"the connection was closed while {argv[0]!r} ran")
+        return done
 
     def open(self, argv: Sequence[str]) -> SshChannel:
         """See :meth:`Connection.open`."""

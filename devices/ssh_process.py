@@ -105,6 +105,7 @@ class SshChannel(Channel):
         finally:
             self._channel.settimeout(None)  # the thread that drains stderr shares this setting
         if not data and not self._channel.eof_received:
+            self._transport_ends()
             raise ConnectionLost(self._device, "the connection was lost in the middle")
         return data
 
@@ -123,11 +124,6 @@ class SshChannel(Channel):
 
     # ------------------------------------------------------------------ for the connection
 
-    @property
-    def alive(self) -> bool:
-        """Whether the connection that the command was started through still stands."""
-        return bool(self._channel.get_transport().is_active())
-
     def complete(self, stdin: bytes, limit_s: float, name: str) -> Completed:
         """Sends all input and collects all output, until the command has ended.
 
@@ -143,8 +139,6 @@ class SshChannel(Channel):
             stdout = self._receive_all(deadline, name)
         except TimeoutError:
             stdout = None
-        if self._closed:
-            raise ConnectionLost(self._device, f"the connection was closed while {name!r} ran")
         if stdout is None or not self.ended(deadline - time.monotonic()):
             raise ConnectionLost(self._device, f"{name!r} took longer than {limit_s:g} s")
         status = self._status(name)
@@ -189,13 +183,15 @@ class SshChannel(Channel):
     def _status(self, name: str) -> int:
         """The exit status; -1 if a signal ended the command, which the library does not tell further."""
         status = self._channel.recv_exit_status()
-        if status == -1:
-            # A lost connection looks the same until the library's thread has ended, which it does at once.
-            transport = self._channel.get_transport()
-            transport.join(_POLL_S)
-            if not transport.is_active():
-                raise ConnectionLost(self._device, f"the connection was lost while {name!r} ran")
+        if status == -1 and self._transport_ends():
+            raise ConnectionLost(self._device, f"the connection was lost while {name!r} ran")
         return status
+
+    def _transport_ends(self) -> bool:
+        """Whether the connection has gone; the library closes the channels a moment before it knows."""
+        transport = self._channel.get_transport()
+        transport.join(_POLL_S)
+        return not transport.is_active()
 
     def _keep_stderr(self) -> None:
         while True:

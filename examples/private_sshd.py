@@ -76,7 +76,12 @@ class PrivateSshd:
         Raises:
             ConfigError: If there is no OpenSSH server here, or it does not start; with the reason.
         """
-        program = _find_sshd()
+        program = find_sshd()
+        if program is None:
+            raise ConfigError(
+                "there is no OpenSSH server on this machine (no sshd in PATH, /usr/sbin, /usr/local/sbin);"
+                " install it (Debian: `apt install openssh-server`), or use the connection `local`"
+            )
         self._prepare()
         self.port = self.port or _free_port()
         config = self.folder / "sshd_config"
@@ -205,16 +210,12 @@ class PrivateSshd:
         raise ConfigError(f"the private sshd does not start on port {self.port}: {said or 'it says nothing'}")
 
 
-def _find_sshd() -> str:
-    """Its full path, which sshd insists on: it starts itself anew for each connection."""
+def find_sshd() -> str | None:
+    """The full path of this machine's OpenSSH server; None where there is none."""
+    # Users' PATH often lacks sbin.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
     program = shutil.which("sshd", path=path)
-    if program is None or shutil.which("ssh-keygen") is None:
-        raise ConfigError(
-            "there is no OpenSSH server on this machine (no sshd in PATH, /usr/sbin, /usr/local/sbin);"
-            " install it (Debian: `apt install openssh-server`), or use the connection `local`"
-        )
-    return str(Path(program).resolve())
+    return str(Path(program).resolve()) if program and shutil.which("ssh-keygen") else None
 
 
 def _free_port() -> int:
