@@ -67,8 +67,8 @@ class Lab:
         """
         if name not in self.entries:
             raise ConfigError(
-                f"{self.path}: {unknown_name('device', name, self.entries)};"
-                " `boardwise devices add` adds one, `boardwise devices list` shows all"
+                f"{self.path}: {unknown_name('device', name, self.entries)}"
+                " (`boardwise devices list` shows all, `boardwise devices add` adds one)"
             )
         return self.entries[name]
 
@@ -106,7 +106,7 @@ class Lab:
             self.entry(name)
             table = cast(Any, document["devices"])[name]
             table["board"] = board
-            table["seen"] = dataclasses.asdict(seen)
+            table.setdefault("seen", {}).update(dataclasses.asdict(seen))
             self._replace(tomlkit.dumps(document))
 
     def remove(self, name: str) -> None:

@@ -75,7 +75,7 @@ def _action(
     parser = actions.add_parser(name, help=help_text)
     parser.add_argument("--lab", type=Path, metavar="FILE", help="lab file (default: the user's own)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, usage_error=parser.error)
     return parser
 
 
@@ -87,6 +87,8 @@ def _add(args: argparse.Namespace) -> int:
     from devices.device import connect
     from devices.registry import Lab
 
+    if args.local == bool(args.address):
+        args.usage_error("give either an address, [user@]host[:port], or --local")
     lab = Lab.load(args.lab)
     entry = _new_entry(args, lab)
     if entry.connection == "ssh":
@@ -107,10 +109,9 @@ def _add(args: argparse.Namespace) -> int:
 def _setup(args: argparse.Namespace) -> int:
     from devices.device import connect
     from devices.registry import Lab
-    from results.errors import ConfigError
 
     if args.version and args.runtime == "all":
-        raise ConfigError(f"--version {args.version}: of which runtime? Add --runtime onnxruntime or tflite")
+        args.usage_error(f"--version {args.version}: of which runtime? Add --runtime onnxruntime or tflite")
     entry = Lab.load(args.lab).entry(args.name)
     with connect(entry, ask_secret=ask_secret()) as connection:
         brought = _bring(connection, entry, args)
@@ -173,11 +174,12 @@ def _remove(args: argparse.Namespace) -> int:
     from devices.registry import Lab
 
     lab = Lab.load(args.lab)
+    entry = lab.entry(args.name)
     lab.remove(args.name)
     if args.json:
         _print_json({"removed": args.name})
-    else:
-        _say(f"{args.name} is out of {lab.path}; its host key stays trusted in {lab.known_hosts}")
+    kept = f"; its host key stays trusted in {entry.known_hosts}" if entry.connection == "ssh" else ""
+    _say(f"{args.name} is out of {lab.path}{kept}")
     return 0
 
 
@@ -189,8 +191,6 @@ def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
     from devices.device import DeviceEntry
     from results.errors import ConfigError
 
-    if args.local == bool(args.address):
-        raise ConfigError(f"device {args.name!r}: give either an address ([user@]host[:port]) or --local")
     known = lab.entries.get(args.name)
     if known:
         if known.connection != ("local" if args.local else "ssh") or known.address != (args.address or ""):
@@ -304,10 +304,10 @@ def _megabytes(size_bytes: int) -> str:
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*header, box=box.SIMPLE_HEAD)
+    table = Table(*(Column(title, overflow="fold") for title in header), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
