@@ -92,6 +92,18 @@ def test_a_quantile_needs_runs_that_reach_it(quantile: float, runs: int, session
     assert (latency(measurement, quantile) is not None) == known
 
 
+@pytest.mark.parametrize("runs", [1, 2, 3, 20, 1000])
+def test_a_session_is_summarised_by_its_quantile(runs: int) -> None:
+    durations = np.random.default_rng(runs).lognormal(-5, 0.3, runs)
+    interval = latency(make_measurement([make_session(durations.tolist())]), 0.5)
+    assert interval is not None
+    assert interval.value == pytest.approx(np.median(durations))
+    if runs >= 10:
+        interval = latency(make_measurement([make_session(durations.tolist())]), 0.9)
+        assert interval is not None
+        assert interval.value == pytest.approx(np.quantile(durations, 0.9))
+
+
 def test_sessions_of_the_reference_are_not_read_but_compared_with() -> None:
     rows = [make_session([0.004] * 20), make_session([0.008] * 20, role="reference")]
     measurement = make_measurement(rows)
