@@ -103,7 +103,8 @@ def environment(facts: BoardFacts, target: Target, ran_on: RanOn) -> Environment
         "governor": facts.governor or "unknown",
         "runtime": ran_on.runtime,
         "runtime_version": ran_on.version,
-        "provider": ran_on.provider,
+        # Without how much of this very network it took: that is the network's, not the environment's.
+        "provider": ran_on.provider.partition(" (")[0],
     }
     return Environment(tuple(sorted(pairs.items())))
 

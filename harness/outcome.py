@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from harness.quantities import show
 from results import table
 from results.codec import from_json
+from results.evaluations import evaluations
 from results.records import Problem, Target
 from results.store import Run
 
@@ -44,7 +46,7 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
     limits = [x for x in problem.limits if x.metric.targets == (target.name,)]
     title = ", ".join(f"{x.metric.name} <= {show(x.metric.name, x.upper)}" for x in limits)
     grid = Table(title=f"front on {target.name}" + (f" under {title}" if title else ""), title_justify="left")
-    for column in ("trial", "accuracy (test)", "p90 latency", "size", "confirmed", "verdict", "architecture"):
+    for column in ("trial", "accuracy (test)", "p90 latency", "size", "parameters", "confirmed", "verdict"):
         grid.add_column(column, overflow="fold")
     for row in front[front["nominal"]].sort_values("latency_p90_ms").to_dict("records"):
         grid.add_row(
@@ -53,22 +55,28 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
             + ("" if row["accuracy_split"] == "test" else f" ({row['accuracy_split']})"),
             "{latency_p90_ms:.3g} [{latency_p90_ms_low:.3g}, {latency_p90_ms_high:.3g}] ms".format(**row),
             show("size", row["size_bytes"]),
+            show("parameters", row["parameters"]),
             "yes" if row["confirmed"] else "no",
             str(row["verdict"]),
-            str(row["architecture"]),
         )
     return grid
 
 
 def _print_closest(run: Run, target: Target, problem: Problem, console: Console) -> None:
+    """Says why a front is empty, and what came closest."""
     limits = ", ".join(
         f"{x.metric.name} <= {show(x.metric.name, x.upper)}"
         for x in problem.limits
         if x.metric.targets in ((), (target.name,))
     )
+    states = Counter(e.state for e in evaluations(run))
+    counted = ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no trial has ended"
     console.print(
-        f"[bold red]{target.name}: no candidate meets {limits or 'the limits'}[/bold red]; the closest:"
+        f"[bold red]{target.name}: the front is empty[/bold red] ({counted}; limits: {limits or 'none'})"
     )
-    closest = table.closest(run, SHOWN_CLOSEST)
-    for row in closest.to_dict("records"):
-        console.print("  " + ", ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
+    for error in sorted({e.error for e in evaluations(run) if e.error})[:SHOWN_CLOSEST]:
+        console.print(f"  failed: {error}", highlight=False)
+    for row in table.closest(run, SHOWN_CLOSEST).to_dict("records"):
+        console.print(
+            "  closest: " + ", ".join(f"{key} {value}" for key, value in row.items()), highlight=False
+        )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from harness.quantities import show
 from results.pareto import fronts
-from results.records import Evaluation, Interval, Measurement, Problem, Target, Trial
-from results.statistics import decide, judge, value
+from results.records import Evaluation, Interval, Measurement, Metric, Problem, Target, Trial
+from results.statistics import decide, half_width, judge, value
+
+CELL = 24
+"""Width of a target's column."""
 
 
 class Watcher:
@@ -79,7 +84,7 @@ class LiveWatcher(Watcher):
         self._console.print(f"[bold]{name}[/bold]", highlight=False)
         if name.startswith("search"):
             self._began, self._began_with = time.monotonic(), self._told
-            self._console.print(self._header(), style="dim", highlight=False)
+            self._console.print(self._header(), style="dim", highlight=False, soft_wrap=True)
             self._task = self._bar.add_task("search", total=self._trials, completed=self._told, left="?")
             self._bar.start()
         elif self._task is not None:
@@ -99,7 +104,7 @@ class LiveWatcher(Watcher):
         self._told += 1
         if evaluation.state == "complete":
             self._complete.append(evaluation)
-        self._console.print(self._line(evaluation), highlight=False)
+        self._console.print(self._line(evaluation), highlight=False, soft_wrap=True)
         if self._task is not None:
             self._bar.update(self._task, completed=self._told, left=self._left())
 
@@ -114,34 +119,41 @@ class LiveWatcher(Watcher):
         self._bar.stop()
 
     def _header(self) -> str:
-        columns = "".join(f"  {self._cost + ' on ' + t.name:<44}" for t in self._targets)
-        return f"{'trial':>7}  {'accuracy':<21}{columns}  front so far"
+        columns = "".join(f"  {label:<{CELL}}" for label in labels(self._targets))
+        cost = self._cost.replace("latency_", "") + " with its 95 % interval; ~ noisy, ! invalid"
+        return f"{'trial':>7}  {'accuracy':<12}{columns}  front so far   ({cost})"
 
-    def _line(self, evaluation: Evaluation) -> str:
-        number = f"{evaluation.trial.number + 1}/{self._trials}"
+    def _line(self, evaluation: Evaluation) -> Text:
+        line = Text(f"{evaluation.trial.number + 1}/{self._trials}".rjust(7))
+        line.append("  " + self._accuracy_cell(evaluation).ljust(12))
+        for target in self._targets:
+            line.append("  ").append_text(self._target_cell(evaluation, target))
+        line.append("  " + self._front())
+        if evaluation.error:
+            line.append(f"\n         {evaluation.error}", style="red")
+        return line
+
+    def _accuracy_cell(self, evaluation: Evaluation) -> str:
         accuracy = value(evaluation, self._problem.objectives[0])
-        shown = _interval("accuracy", accuracy) if accuracy else _why_untrained(evaluation)
-        columns = "".join(f"  {self._target_cell(evaluation, t):<44}" for t in self._targets)
-        return f"{number:>7}  {shown:<21}{columns}  {self._front()}"
+        if evaluation.state == "infeasible":
+            return "not trained"
+        if evaluation.state != "complete" or accuracy is None:
+            return evaluation.state
+        return f"{accuracy.value:.3f} ±{(accuracy.high - accuracy.low) / 2:.3f}"
 
-    def _target_cell(self, evaluation: Evaluation, target: Target) -> str:
+    def _target_cell(self, evaluation: Evaluation, target: Target) -> Text:
         measurement = evaluation.measurements.get(target.name)
         if measurement is None:
-            return "-"
-        metric = next(
-            (x.metric for x in self._problem.limits if x.metric.targets == (target.name,)),
-            None,
-        )
-        name = metric.name if metric else self._cost
-        figure = value(evaluation, metric) if metric else None
-        cell = _interval(name, figure) if figure else "measured"
-        verdict = judge(measurement).state
+            return Text("not measured".ljust(CELL), style="dim")
         limits = [x for x in self._problem.limits if x.metric.targets == (target.name,)]
+        metric = limits[0].metric if limits else Metric(self._cost, (target.name,))
+        figure = value(evaluation, metric)
+        mark = {"valid": "", "noisy": "~", "invalid": "!"}[judge(measurement).state]
+        shown = f"{mark}{_with_half_width(metric.name, figure)}" if figure else "measured"
         states = {decide(evaluation, limit) for limit in limits}
         word = next((w for w in ("broken", "unclear", "met") if w in states), "")
-        return " ".join(
-            part for part in (cell, _limit_word(word), verdict if verdict != "valid" else "") if part
-        )
+        style = {"broken": "red", "unclear": "yellow", "met": "green"}.get(word, "")
+        return Text(f"{shown} {word}".ljust(CELL), style=style)
 
     def _front(self) -> str:
         objectives = self._problem.objectives
@@ -152,7 +164,7 @@ class LiveWatcher(Watcher):
             return "empty"
         found = fronts(known, [m.maximise for m in objectives])  # type: ignore[arg-type]
         best = max(p[0].value for p in known if p[0])
-        return f"{len(found.nominal)} points, best {best:.3f}"
+        return f"{len(found.nominal)} (best {best:.3f})"
 
     def _left(self) -> str:
         done = self._told - self._began_with
@@ -162,19 +174,13 @@ class LiveWatcher(Watcher):
         return f"{int(left_s // 60)}:{int(left_s % 60):02d}"
 
 
-def _interval(metric: str, figure: Interval) -> str:
-    return f"{show(metric, figure.value)} [{show(metric, figure.low)}, {show(metric, figure.high)}]"
+def _with_half_width(metric: str, figure: Interval) -> str:
+    return f"{show(metric, figure.value)} ±{100 * half_width(figure):.0f}%"
 
 
-def _why_untrained(evaluation: Evaluation) -> str:
-    return {"infeasible": "not trained", "failed": "failed", "unmeasured": "unmeasured"}.get(
-        evaluation.state, "?"
-    )
-
-
-def _limit_word(state: str) -> str:
-    return {
-        "met": "[green]met[/green]",
-        "broken": "[red]broken[/red]",
-        "unclear": "[yellow]unclear[/yellow]",
-    }.get(state, "")
+def labels(targets: Sequence[Target]) -> list[str]:
+    """Short names of targets: only those of their parts that tell them apart."""
+    parts = [(t.device, t.runtime, t.precision, *(f"{k}{v}" for k, v in t.options)) for t in targets]
+    differing = [len(set(column)) > 1 for column in zip(*parts, strict=False)]
+    found = [" ".join(p for p, d in zip(row, differing, strict=False) if d) for row in parts]
+    return found if len(set(found)) == len(targets) and all(found) else [t.name for t in targets]

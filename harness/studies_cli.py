@@ -135,7 +135,7 @@ def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
             "name": task.name,
             "metric": task.metric,
             "maximise": task.maximise,
-            "credits": task.credits,
+            "credits": " ".join(task.credits),
         },
         "seed": study.seed,
         "fidelity": to_json(study.fidelity),
