@@ -34,7 +34,7 @@ def cached_arrays(name: str, recipe: Any, make: Callable[[], Arrays]) -> Arrays:
     """
     path = platformdirs.user_cache_path("boardwise") / "datasets" / f"{name}-{digest(recipe)[:16]}.npz"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         pass

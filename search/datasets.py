@@ -54,6 +54,11 @@ def load_task(name_or_path: str | Path, options: Mapping[str, Any] | None = None
     raise DataError(unknown_name("task", name, _BUILT_IN))
 
 
+def located(name_or_path: str) -> str:
+    """The name of a built-in task as it is, a path as an absolute one: other processes may work elsewhere."""
+    return name_or_path if name_or_path in _BUILT_IN else str(Path(name_or_path).expanduser().absolute())
+
+
 def _only(options: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for name in options:
         if name not in known:
@@ -105,10 +110,12 @@ def _from_folder(path: Path, options: Mapping[str, Any]) -> Task:
 def _from_archive(path: Path, options: Mapping[str, Any]) -> Task:
     _only(options, (*_DEALING, *_AUGMENTATION), str(path))
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: holds a single array; write it with np.savez(path, x_train=..., ...)")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(
+                    f"{path}: holds a single array; write it with np.savez(path, x_train=..., ...)"
+                )
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as an .npz file: {error}") from error

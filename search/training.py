@@ -92,16 +92,24 @@ def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
         ConfigError: If the task's data cannot be used (DataError), or does not fit the network.
         ArchitectureError: If the job's weights are those of another network.
     """
-    task = _task(job)
-    check_fits(job.network, task, job.fidelity)
-    weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
-    module = _module(job.network, weights)
-    limits = Limits(job.network.fingerprint, job.time_limit_s)
-    size = _size(job.network)
-    with _repeatable(job.seed), _blamed_on(limits.candidate):
-        run = TrainingRun(module, task, job.fidelity, job.seed, size=size, limits=limits, on_epoch=on_epoch)
+    candidate = job.network.fingerprint
+    with _blamed_on(candidate):
+        task = _task(job)
+    with _repeatable(job.seed), _blamed_on(candidate):
+        check_fits(job.network, task, job.fidelity)
+        weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
+        module = _module(job.network, weights)
+        run = TrainingRun(
+            module,
+            task,
+            job.fidelity,
+            job.seed,
+            size=_size(job.network),
+            limits=Limits(candidate, job.time_limit_s),
+            on_epoch=on_epoch,
+        )
         (task.trainer or one_cycle)(module, run)
-        trained, flushed = _settled(weights_of(module), limits.candidate)
+        trained, flushed = _settled(weights_of(module), candidate)
         load_weights(module, trained)
         score = run.validate()
     return TrainingResult(score, tuple(run.curve) or (score.value,), trained, run.training_s, flushed)
@@ -177,6 +185,7 @@ def _module(network: Network, weights: Weights) -> nn.Module:
 def _repeatable(seed: int) -> Iterator[None]:
     """One thread, no denormals, and seeded global generators for code that uses those; put back after."""
     threads, python, legacy = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    np.finfo(np.float32), np.finfo(np.float64)  # numpy looks for denormals when first asked, and warns
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:

@@ -76,8 +76,8 @@ class Inputs:
 def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixels ``(n, c, h, w)`` at another size, of the same type; bilinear, antialiased."""
     parts = []
-    for part in pixels.split(512):
-        floats = F.interpolate(part.float(), size, mode="bilinear", antialias=True)
+    for start in range(0, len(pixels), 512):
+        floats = F.interpolate(pixels[start : start + 512].float(), size, mode="bilinear", antialias=True)
         parts.append(
             floats.round_().clamp_(0, 255).to(pixels.dtype) if pixels.dtype == torch.uint8 else floats
         )
@@ -90,7 +90,8 @@ def outputs_of(module: nn.Module, inputs: Inputs) -> NDArray[np.float32]:
     module.eval()
     step = max(1, _EVALUATED_PIXELS // (len(inputs._rows) * len(inputs._columns)))
     with torch.inference_mode():
-        parts = [module(inputs.batch(rows)) for rows in torch.arange(len(inputs)).split(step)]
+        rows = torch.arange(len(inputs))
+        parts = [module(inputs.batch(rows[i : i + step])) for i in range(0, len(rows), step)]
     module.train(training)
     outputs: NDArray[np.float32] = torch.cat(parts).numpy()
     return outputs

@@ -1,0 +1,438 @@
+"""Trainings in processes of their own, several at a time, that can be stopped while a board measures.
+
+Processes come from multiprocessing's fork server with PyTorch loaded (30 ms each instead of 2.5 s, and
+memory shared).  A worker that is killed is started again and its job tried once more.  Workers end with
+the process that owns the pool, however that one ends (:mod:`search.training_worker`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+
+from results.errors import ConfigError, TrainingError
+from search.datasets import located
+from search.training import TrainingJob, TrainingResult
+from search.training_run import OnEpoch
+from search.training_worker import PRELOADED, EpochDone, JobFailed, guard, work
+
+_logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_ATTEMPTS = 2
+_GRACE_S = 10.0
+"""CPU time that a job gets on top of 1.2 times its limit before it is killed from outside."""
+_STALLED_TICKS = 600
+"""Ticks without any CPU time after which a training is taken to hang."""
+
+
+class _WorkerDied(Exception):
+    """The process of a worker ended in the middle of a job."""
+
+
+class _PoolClosed(Exception):
+    """No process is started any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    process: ForkServerProcess
+    connection: Connection
+
+
+@dataclass(frozen=True, eq=False)
+class _Queued:
+    """A job that waits or runs."""
+
+    candidate: str
+    payload: bytes
+    time_limit_s: float
+    on_epoch: OnEpoch | None
+    future: Future[TrainingResult]
+
+
+class TrainingPool:
+    """A number of processes that train, one thread each.
+
+    A context manager; a pool that nobody closes is closed when the interpreter ends.
+
+    Args:
+        workers: Trainings at a time; at least 1.
+
+    Raises:
+        ConfigError: For fewer workers than one.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ConfigError(f"a training pool needs at least 1 worker, got {workers}")
+        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self._processes = _Processes()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"training-{i}", daemon=True) for i in range(workers)
+        ]
+        atexit.register(self.close)
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: TrainingJob, on_epoch: OnEpoch | None = None) -> Future[TrainingResult]:
+        """Queues a job.
+
+        Args:
+            job: What to train.
+            on_epoch: Called in a thread of this process with the number of epochs done and the validation
+                score; starts again at 1 if the worker was killed and the job is tried once more.
+
+        Returns:
+            A future that raises what :func:`search.training.train` raises, and ``TrainingError`` too for
+            a job whose worker was killed twice.  It can be cancelled while it waits.
+
+        Raises:
+            RuntimeError: If the pool is closed.
+        """
+        job = replace(job, task_name=located(job.task_name))
+        future: Future[TrainingResult] = Future()
+        payload = pickle.dumps(job)
+        item = _Queued(job.network.fingerprint, payload, job.time_limit_s, on_epoch, future)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the training pool is closed")
+            self._queue.put(item)
+        return future
+
+    def pause(self) -> None:
+        """Stops all workers where they are; when it returns, none of them runs.
+
+        Calls may be nested.  Time limits count CPU time, so a pause costs a training nothing.
+        """
+        self._processes.pause()
+
+    def resume(self) -> None:
+        """Lets the workers go on when every :meth:`pause` has had its resume.
+
+        Raises:
+            RuntimeError: If the pool is not paused.
+        """
+        self._processes.resume()
+
+    def close(self) -> None:
+        """Kills the workers and waits until they are gone; running and waiting jobs are cancelled."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._cancel_waiting()
+            for _ in self._threads:
+                self._queue.put(None)
+            self._processes.kill()
+            atexit.unregister(self.close)
+        for thread in self._threads:
+            thread.join()
+        self._processes.end_guard()
+
+    def _cancel_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    item.future.cancel()
+
+    def __enter__(self) -> TrainingPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ one thread per worker
+
+    def _serve(self) -> None:
+        """Keeps one worker and gives it one job after another."""
+        slot = _Slot(self._processes)
+        with contextlib.suppress(_PoolClosed, OSError, EOFError):  # tried again when there is a job
+            slot.worker()
+        while (item := self._queue.get()) is not None:
+            if not item.future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = slot.run(item)
+            except (TrainingError, _PoolClosed) as error:
+                item.future.set_exception(error if isinstance(error, TrainingError) else CancelledError())
+            else:
+                if isinstance(result, JobFailed):
+                    item.future.set_exception(result.error)
+                else:
+                    item.future.set_result(result)
+        slot.discard()
+
+
+class _Slot:
+    """A worker that is replaced when it dies."""
+
+    def __init__(self, processes: _Processes) -> None:
+        self._processes = processes
+        self._worker: _Worker | None = None
+
+    def worker(self) -> _Worker:
+        """A worker that lives, as far as can be told."""
+        if self._worker is not None and not self._processes.alive(self._worker):
+            self.discard()
+        if self._worker is None:
+            self._worker = self._processes.start()
+        return self._worker
+
+    def discard(self) -> None:
+        """Ends the worker and frees what it held."""
+        if self._worker is not None:
+            self._processes.end(self._worker)
+            self._worker = None
+
+    def run(self, item: _Queued) -> TrainingResult | JobFailed:
+        """The outcome of a job.
+
+        Raises:
+            TrainingError: If its worker was killed twice, or it had to be killed.
+            _PoolClosed: If the pool was closed meanwhile.
+        """
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._attempt(self.worker(), item)
+            except (_WorkerDied, OSError, EOFError) as error:
+                reason = str(error) or type(error).__name__
+                self.discard()
+            except TrainingError:
+                self.discard()
+                raise
+        raise TrainingError(
+            item.candidate,
+            f"its training process ended {_ATTEMPTS} times, last: {reason}; a training that needs more "
+            "memory than the machine has ends like this",
+        )
+
+    def _attempt(self, worker: _Worker, item: _Queued) -> TrainingResult | JobFailed:
+        watch = _Watch(worker.process.pid or 0, item)
+        try:
+            worker.connection.send_bytes(item.payload)
+            while True:
+                while not worker.connection.poll(_TICK_S):
+                    if not self._processes.paused:
+                        watch.tick()
+                message = worker.connection.recv()
+                if not isinstance(message, EpochDone):
+                    return message  # type: ignore[no-any-return]
+                _show(item.on_epoch, message)
+        except (EOFError, OSError) as error:
+            raise _WorkerDied(_how_it_ended(self._processes.exitcode(worker))) from error
+
+
+def _show(on_epoch: OnEpoch | None, message: EpochDone) -> None:
+    """Tells whoever watches; a display that fails does not end a training."""
+    if on_epoch is None:
+        return
+    try:
+        on_epoch(message.epoch, message.score)
+    except Exception:
+        _logger.exception("the display of epoch %d failed", message.epoch)
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"exit status {exitcode}"
+
+
+class _Watch:
+    """Notices a job whose own code does not come back: a training checks its limit between batches only.
+
+    Args:
+        pid: Process of the worker.
+        item: Its job.
+    """
+
+    def __init__(self, pid: int, item: _Queued) -> None:
+        self._pid = pid
+        self._item = item
+        self._started_s = self._last_s = _cpu_s(pid)
+        self._still = 0
+        self._limit_s = 1.2 * item.time_limit_s + _GRACE_S
+
+    def tick(self) -> None:
+        """Called every second in which the worker said nothing and was not stopped.
+
+        Raises:
+            TrainingError: If the job is far over its time limit, or does nothing at all.
+        """
+        now_s = _cpu_s(self._pid)
+        self._still = self._still + 1 if now_s == self._last_s else 0
+        self._last_s = now_s
+        if now_s - self._started_s > self._limit_s:
+            limit_s = self._item.time_limit_s
+            raise TrainingError(
+                self._item.candidate, f"longer than the time limit of {limit_s:g} s of CPU time; killed"
+            )
+        if self._still >= _STALLED_TICKS:
+            raise TrainingError(
+                self._item.candidate, f"used no CPU for {_STALLED_TICKS * _TICK_S:g} s, so it hangs; killed"
+            )
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third (the state) on; empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _cpu_s(pid: int) -> float:
+    fields = _stat(pid)
+    ticks = int(fields[11]) + int(fields[12]) if fields else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+# --------------------------------------------------------------------------- the processes
+
+
+class _Processes:
+    """The processes of a pool: started, stopped for a while, killed; all under one lock."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
+        self._lock = threading.RLock()
+        self._running: set[ForkServerProcess] = set()
+        self._guard: _Worker | None = None
+        self._pauses = 0
+        self._closed = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether the workers are stopped now."""
+        return self._pauses > 0
+
+    def start(self) -> _Worker:
+        """A new worker; stopped at once if the pool is paused.
+
+        Raises:
+            _PoolClosed: After :meth:`kill`.
+        """
+        with self._lock:
+            if self._closed:
+                raise _PoolClosed
+            server = self._guarded()
+            ours, theirs = self._context.Pipe()
+            with theirs:
+                process = self._context.Process(
+                    target=work, args=(theirs, server), name="boardwise-training", daemon=True
+                )
+                process.start()
+            self._running.add(process)
+            if self._pauses:
+                self._signal(signal.SIGSTOP)
+            return _Worker(process, ours)
+
+    def _guarded(self) -> int:
+        """Process number of the fork server, which a guard watches over."""
+        for _ in range(_ATTEMPTS):
+            if self._guard is None:
+                ours, theirs = self._context.Pipe()
+                with theirs:
+                    process = self._context.Process(
+                        target=guard, args=(theirs,), name="boardwise-guard", daemon=True
+                    )
+                    process.start()
+                self._guard = _Worker(process, ours)
+            try:
+                self._guard.connection.send_bytes(b"who")
+                return int(self._guard.connection.recv())
+            except (EOFError, OSError):  # it died with an earlier fork server
+                self.end_guard()
+        raise OSError("the fork server of the training pool does not stay alive")
+
+    def pause(self) -> None:
+        """Stops the workers, unless they are stopped already."""
+        with self._lock:
+            self._pauses += 1
+            if self._pauses == 1:
+                self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Takes one pause back; the workers go on after the last."""
+        with self._lock:
+            if not self._pauses:
+                raise RuntimeError("the training pool is not paused")
+            self._pauses -= 1
+            if not self._pauses:
+                self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pids = [process.pid for process in self._running if process.is_alive() and process.pid]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            _wait_until_stopped(pids)
+
+    def kill(self) -> None:
+        """Kills all workers; none is started afterwards."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def alive(self, worker: _Worker) -> bool:
+        """Whether a worker has not ended."""
+        with self._lock:
+            return worker.process.is_alive()
+
+    def exitcode(self, worker: _Worker) -> int | None:
+        """How a worker ended that closed its pipe; None if it has not yet ended."""
+        with self._lock:
+            worker.process.join(_TICK_S)
+            return worker.process.exitcode
+
+    def end(self, worker: _Worker) -> None:
+        """Kills one worker and waits until it is gone."""
+        with self._lock:
+            _end(worker)
+            self._running.discard(worker.process)
+            worker.process.close()
+
+    def end_guard(self) -> None:
+        """Ends the guard, which would take the end of the pipe for the end of this process."""
+        with self._lock:
+            if self._guard is not None:
+                _end(self._guard)
+                self._guard.process.close()
+                self._guard = None
+
+
+def _end(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
+    """Returns when no thread of the processes runs (a signal takes effect a moment after it is sent)."""
+    end = time.monotonic() + limit_s
+    for pid in pids:
+        while (fields := _stat(pid)) and fields[0] not in "TtZX" and time.monotonic() < end:
+            time.sleep(0.0005)

@@ -1,0 +1,110 @@
+"""What runs in the processes of a training pool: workers, and the guard that ends them with their owner.
+
+Workers are forked by multiprocessing's fork server, which is their parent.  When the main process is
+killed, that server lives on as long as a worker does, and a stopped worker (a board is being measured)
+would never notice.  Hence the guard: it waits for the end of a pipe that the main process alone holds
+open and then kills the server, and each worker has asked the kernel to be killed when the server dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results.errors import BoardwiseError
+
+if TYPE_CHECKING:
+    from search.training import TrainingJob, TrainingResult
+
+PRELOADED = ("numpy", "torch", "torch.optim", "torch._dynamo")
+"""What the fork server imports once for all workers.  Nothing of ours: the server looks into the working
+folder first, where a user may well have a ``search.py``.  PyTorch's optimisers load the last one."""
+
+_PR_SET_PDEATHSIG = 1
+_FIRST_TO_KILL = "500"
+"""Added to a worker's badness (-1000..1000) when the kernel runs out of memory: the search should survive."""
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """Sent by a worker after each epoch."""
+
+    epoch: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class JobFailed:
+    """Sent by a worker whose job raised."""
+
+    error: BoardwiseError
+
+
+def guard(owner: Connection) -> None:
+    """Runs until the owner's end of the pipe is gone, then kills the fork server and with it all workers.
+
+    Answers each message with the process number of the fork server, so that the owner knows which one
+    its workers will have as parent.
+    """
+    server = os.getppid()
+    if b"multiprocessing.forkserver" not in Path(f"/proc/{server}/cmdline").read_bytes():
+        return  # it died before this line, and whoever adopted this process is not to be killed
+    _die_with(server)
+    _ignore_interrupts()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            owner.recv_bytes()
+            owner.send(server)
+    os.kill(server, signal.SIGKILL)
+
+
+def work(jobs: Connection, server: int) -> None:
+    """Trains what comes in until the pipe ends.
+
+    Args:
+        jobs: Pickled jobs in; :class:`EpochDone`, then a ``TrainingResult`` or :class:`JobFailed`, out.
+        server: Process number of the fork server.
+    """
+    _die_with(server)
+    _ignore_interrupts()
+    with contextlib.suppress(OSError):  # where it is not allowed the kernel chooses by itself
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL)
+    import search.training  # noqa: F401  before the first job comes, not after
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            job = pickle.loads(jobs.recv_bytes())
+            jobs.send(_outcome(job, jobs))
+
+
+def _outcome(job: TrainingJob, jobs: Connection) -> TrainingResult | JobFailed:
+    from search.training import train
+
+    try:
+        return train(job, lambda epoch, score: jobs.send(EpochDone(epoch, score)))
+    except BoardwiseError as error:
+        return JobFailed(error)
+
+
+def _die_with(server: int) -> None:
+    """Asks the kernel to kill this process when its parent, the fork server, dies.
+
+    The request holds from now on only, so whether the parent is still there is checked after it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != server:
+        os._exit(1)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C goes to the whole terminal; what becomes of a training is for the main process to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
