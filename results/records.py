@@ -17,11 +17,8 @@ from typing import Any, Literal
 from results.codec import digest, to_json
 from results.errors import ConfigError, StoreError
 
-Option = str | int | float | bool
-"""Value of an option of a target, and of a decision."""
-
-FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
-"""File format that each runtime runs."""
+Option = str | int | float | bool  # value of an option of a target, and of a decision
+FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}  # what each runtime runs
 
 
 # --------------------------------------------------------------------------- what is searched
@@ -385,8 +382,8 @@ class Metric:
     Attributes:
         name: ``accuracy`` (the task's metric), ``latency_p50``, ``latency_p90``, ``latency_p99``,
             ``energy``, ``peak_memory``, ``size``, ``macs`` or ``parameters``; SI units.
-        targets: Names of the targets it is taken from; empty where it belongs to no target.
-        scales: One per target: the metric is the worst of value / scale.  Empty means 1.
+        targets: Names of the targets it is taken from; empty where it belongs to none.
+        scales: One per target: the metric is the worst of value / scale; empty means 1.
         maximise: Whether more is better.
     """
 

@@ -14,10 +14,10 @@ import pandas as pd
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
-from results.records import Limit, Target
+from results.records import Limit, Option, Target
 from results.statistics import judge
 from results.store import Run
-from results.table import NO_ENERGY, closest_table, iso, pareto_table
+from results.table import NO_ENERGY, closest_table, describe, iso, pareto_table
 from results.units import show, words
 
 SHOWN_MEMBERS = 12
@@ -129,7 +129,7 @@ def _target(known: History, target: Target) -> list[str]:
     if here.empty:
         sections += _none_within(known)
     else:
-        sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(here, target)]
+        sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(known, here, target)]
     elsewhere = len(frame) - len(here)
     if elsewhere:
         sections.append(
@@ -139,8 +139,10 @@ def _target(known: History, target: Target) -> list[str]:
     return [*sections, *_measured(found, here)]
 
 
-def _members(here: pd.DataFrame, target: Target) -> list[str]:
+def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     short = here[here["nominal"]].head(SHOWN_MEMBERS)
+    options = {t.trial.number: t.options for t in known.trials}
+    common = _common([options[number] for number in short["trial"]])
     header = "trial front accuracy p50_[ms] p90_[ms] size_[kB] confirmed verdict architecture"
     rows = [
         (
@@ -152,7 +154,7 @@ def _members(here: pd.DataFrame, target: Target) -> list[str]:
             f"{row['size_bytes'] / 1e3:.1f}",
             "yes" if row["confirmed"] else "no",
             row["verdict"],
-            row["architecture"],
+            describe({k: v for k, v in options[row["trial"]].items() if k not in common}),
         )
         for row in short.to_dict("records")
     ]
@@ -163,7 +165,16 @@ def _members(here: pd.DataFrame, target: Target) -> list[str]:
         f"95 %; all are in [{csv}]({csv}). {confirmed} of {len(here)} are confirmed, that is measured again "
         "with trained weights in fresh processes; only confirmed figures are final."
     )
-    return [_table([name.replace("_", " ") for name in header.split()], rows), note]
+    shared = [f"All of them have {describe(common)}."] if common else []
+    return [_table([name.replace("_", " ") for name in header.split()], rows), *shared, note]
+
+
+def _common(architectures: Sequence[Mapping[str, Option]]) -> dict[str, Option]:
+    """Options that several architectures share, so that a table need not repeat them."""
+    if len(architectures) < 2:
+        return {}
+    first, *others = architectures
+    return {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
 
 
 def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
@@ -259,9 +270,8 @@ def _provenance(known: History) -> list[str]:
     ]
     if times:
         lines.append(f"- From {iso(min(times))} to {iso(max(times))}")
-    credit = str(config.get("task", {}).get("credits", "")).strip()
-    if credit:
-        lines.append(f"- Data: {credit}")
+    credits = config.get("task", {}).get("credits") or []
+    lines += [f"- Data: {text}" for text in ([credits] if isinstance(credits, str) else credits)]
     return ["## Provenance", "\n".join(lines)]
 
 

@@ -142,6 +142,7 @@ def test_the_report_of_a_whole_run(store: Store, tmp_path: Path) -> None:
         "origin: **measured**",
         "| 3 | ExportError: logits differ by up to N from PyTorch's | 12, 25, 38 |",
         "photographs of scikit-learn",
+        "All of them have block=separable.",
         "Energy: not measured",
     ):
         assert part in text
