@@ -3,7 +3,6 @@
 All types are frozen dataclasses of plain values, so that they can be stored as JSON
 (:mod:`results.codec`), compared and hashed.  Nothing here computes statistics: raw
 samples are what is kept, :mod:`results.statistics` is what reads them.  Standard library only.
-
 Units are SI and stand in the name: ``_s _j _w _hz _bytes _c``.
 """
 
