@@ -180,7 +180,9 @@ def _marker_environment(interpreter: Interpreter) -> dict[str, str]:
 def _wheel(device: str, item: Mapping[str, Any]) -> Wheel:
     metadata, source = item["metadata"], item["download_info"]
     filename = unquote(urlsplit(source["url"]).path.rsplit("/", 1)[-1])
-    sha256 = source.get("archive_info", {}).get("hashes", {}).get("sha256", "")
+    archive = source.get("archive_info", {})
+    # pip before 23 gives the hash as one text, "sha256=...".
+    sha256 = archive.get("hashes", {}).get("sha256") or archive.get("hash", "").partition("sha256=")[2]
     if not sha256 or not filename.endswith(".whl"):
         raise ProvisionError(device, f"the index gives no SHA-256 for {filename}; use an index that does")
     return Wheel(canonicalize_name(metadata["name"]), metadata["version"], filename, sha256)

@@ -25,7 +25,7 @@ from devices.connection import Completed
 from devices.device import DeviceEntry
 from devices.interpreter import Interpreter, look, require
 from devices.local import LocalConnection
-from devices.provision import Provisioned, provision
+from devices.provision import provision
 from devices.wheel_index import Wheel, obtain
 from devices.wheels import Offer, offers, platform_tags, runtimes_for
 from results.errors import BoardDiskFull, ConfigError, PreflightError, ProtocolError, ProvisionError
@@ -359,6 +359,7 @@ def home_of(connection: LocalConnection) -> Path:
     return Path(connection.run(["pwd"]).stdout.decode().strip())
 
 
+@pytest.mark.slow
 def test_a_runtime_comes_to_a_bare_board_and_runs_there(
     bare: tuple[LocalConnection, DeviceEntry], cache: Path
 ) -> None:
@@ -425,13 +426,41 @@ def test_a_release_that_does_not_exist_is_told(
         provision(*bare, "onnxruntime", version="0.0.1", cache=cache)
 
 
+@pytest.mark.slow
 def test_the_newest_onnxruntime_comes_with_everything_it_needs(
     bare: tuple[LocalConnection, DeviceEntry], cache: Path
 ) -> None:
     connection, entry = bare
-    brought: Provisioned = provision(connection, entry, "onnxruntime", cache=cache)
+    brought = provision(connection, entry, "onnxruntime", cache=cache)
     program = (
         f"import sys; sys.path.insert(0, {brought.folder!r}); import onnxruntime as o; print(o.__version__)"
     )
     done = connection.run([entry.python, "-c", program])
     assert done.stdout.decode().strip() == brought.version
+
+
+def test_the_next_release_is_brought_where_one_does_not_start(
+    bare: tuple[LocalConnection, DeviceEntry], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, entry = bare
+    broken, good = (Offer("tflite", "tflite-runtime", version) for version in ("2.15.0", "2.14.0"))
+    interpreter = look(connection, entry.python)
+    obtain("bare", good, interpreter, cache)
+    [lock] = (cache / "locks").glob("*/tflite-runtime-2.14.0.json")
+    file = cache / "files" / "tflite_runtime-2.15.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tflite_runtime/interpreter.py", "raise ImportError('built for another CPU')\n")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    wheels = [Wheel("tflite-runtime", "2.15.0", file.name, sha256)]
+    lock.with_name("tflite-runtime-2.15.0.json").write_text(
+        json.dumps([dataclasses.asdict(w) for w in wheels])
+    )
+
+    monkeypatch.setattr("devices.provision.offers", lambda *arguments: [broken, good])
+    brought = provision(connection, entry, "tflite", cache=cache)
+    assert brought.version == "2.14.0"
+    assert len(brought.skipped) == 1
+    assert "tflite-runtime-2.15.0 is installed but does not run a model" in brought.skipped[0]
+    assert "built for another CPU" in brought.skipped[0]
+    kept = [name for name in names(home_of(connection) / FOLDER) if name.startswith("tflite")]
+    assert kept == ["tflite-runtime-2.14.0"]
