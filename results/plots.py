@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from results.errors import StoreError
 from results.evaluations import History, history
 from results.front import Candidate, Member, candidates, front, limits_of, objectives, within
-from results.records import Interval, Measurement, Metric
+from results.records import Interval, Limit, Measurement, Metric
 from results.statistics import value
 from results.store import Run
 from results.units import axis_label, factor, show, words
@@ -68,7 +68,7 @@ def draw(known: History, target: str) -> Figure:
     screened = _screened(known, cost, scale)
     _set_axes(axes, known, cost)
     _set_range(axes, [_place(c, scale)[0] for c in shown], upper, screened)
-    _draw_background(axes, known, target, shown, members, scale)
+    _draw_background(axes, _others(shown, members), limits_of(known.problem, target), scale)
     _draw_rug(axes, screened)
     if upper is not None:
         _draw_limit(axes, cost, upper)
@@ -137,13 +137,13 @@ def _place(candidate: Candidate, scale: float) -> tuple[Interval, Interval]:
     return Interval(cost.low * scale, cost.value * scale, cost.high * scale), accuracy
 
 
-def _draw_background(
-    axes: Axes, known: History, target: str, shown: list[Candidate], members: list[Member], scale: float
-) -> None:
-    """Candidates that are not on the front, greyed: dominated ones and those over a limit."""
+def _others(shown: Sequence[Candidate], members: Sequence[Member]) -> list[Candidate]:
     on_front = {m.candidate.known.trial.number for m in members}
-    limits = limits_of(known.problem, target)
-    rest = [c for c in shown if c.known.trial.number not in on_front]
+    return [c for c in shown if c.known.trial.number not in on_front]
+
+
+def _draw_background(axes: Axes, rest: Sequence[Candidate], limits: Sequence[Limit], scale: float) -> None:
+    """Candidates that are not on the front, greyed: dominated ones and those over a limit."""
     inside = [_place(c, scale) for c in rest if within(c, limits)]
     outside = [_place(c, scale) for c in rest if not within(c, limits)]
     for points, marker, label in ((inside, "o", "dominated"), (outside, "x", "over a limit")):
