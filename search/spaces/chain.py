@@ -30,6 +30,10 @@ from search.space import Decision, SearchSpace
 SMALLEST = 3
 """Edge in pixels below which nothing is halved unless the study asks for it: a 3 x 3 kernel's."""
 
+LARGE = 16
+"""Edge in pixels from which the stem halves the image, unless the study asks for more: wide layers at
+half the resolution learn more per MAC than narrow ones at full resolution."""
+
 _BLOCKS: tuple[BlockType, ...] = get_args(BlockType)
 _ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)
 _REMEMBERED = 20_000  # architectures whose features are kept: some 30 MB
@@ -41,7 +45,8 @@ class Options:
 
     Attributes:
         depths: Numbers of blocks of a stage.
-        widths: Channels of stage 0; stage s has ``2**s`` times these, so that stages cost about the same.
+        widths: Channels of stage 0, were there one; stage s has ``2**s`` times these, so that stages cost
+            about the same.
         kernels: Edges of the kernels, odd.
         blocks: Types of blocks.
         expansions: Of inverted blocks.
@@ -80,7 +85,7 @@ class Options:
             raise table.error("max_downsamplings", message)
         taken = cls(
             depths=_numbers(table, "depths", (1, 2, 3)),
-            widths=_numbers(table, "widths", (4, 6, 8)),
+            widths=_numbers(table, "widths", (4, 8, 12)),
             kernels=_numbers(table, "kernels", (3, 5)),
             blocks=_names(table, "blocks", _BLOCKS),
             expansions=_numbers(table, "expansions", (2, 4), low=2),  # 1 would be nearly a separable block
@@ -88,7 +93,7 @@ class Options:
             activation_per=table.take_name("activation_per", ("network", "block"), "network"),
             skips=_list(table, "skips", (False, True), bool),
             stem_width=table.take_count("stem_width", 8),
-            stem_strides=_numbers(table, "stem_strides", (1, 2) if most else (1,)),
+            stem_strides=_numbers(table, "stem_strides", _stem_strides(edge, most)),
             max_downsamplings=most,
         )
         table.done()
@@ -112,6 +117,12 @@ def halvings(edge: int, smallest: int) -> int:
         edge = -(-edge // 2)
         count += 1
     return count
+
+
+def _stem_strides(edge: int, most: int) -> tuple[int, ...]:
+    if not most:
+        return (1,)
+    return (2,) if edge >= LARGE else (1, 2)
 
 
 def _list(table: Settings, key: str, default: Sequence[Option], kind: type) -> tuple[Any, ...]:
@@ -139,6 +150,9 @@ def _names(table: Settings, key: str, known: Sequence[str]) -> tuple[Any, ...]:
 
 class Space(SearchSpace):
     """The chain space.
+
+    Samples of the default space for 32 x 32 images have 0.09 to 16 million MACs (median 1.3) and 500 to
+    500,000 parameters.
 
     Args:
         input_shape: ``(channels, height, width)``.
