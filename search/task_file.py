@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from results.errors import BoardwiseError, DataError
 from search.arrays import Dealing, splits_of
-from search.tasks import Task
+from search.tasks import Task, TaskFile
 
 
 def task_file(path: Path, options: Mapping[str, Any]) -> Task:
@@ -26,15 +26,14 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
         DataError: If the file does not define a usable task; what its own code raised is quoted.
     """
     module = _executed(path)
-    data = _function(module, "data", path)
+    if _function(module, "data", path) is None:
+        raise DataError(f"{path}: defines no function data()")
     loss, measure, trainer = (_function(module, name, path) for name in ("loss", "metric", "train"))
     outputs = getattr(module, "OUTPUTS", None)
-    if data is None:
-        raise DataError(f"{path}: defines no function data()")
     _check_constants(module, path)
     if outputs is not None and (loss is None or measure is None):
         raise DataError(f"{path}: with OUTPUTS, the targets are your own: define loss() and metric() too")
-    arrays = _called(data, options, path)
+    arrays = _called(cast(TaskFile, module), options, path)
     splits = splits_of(arrays, str(path), Dealing(), outputs=outputs)
     return Task(
         name=path.stem,
@@ -87,9 +86,9 @@ def _check_constants(module: ModuleType, path: Path) -> None:
         raise DataError(f"{path}: OUTPUTS is the number of outputs of the network, got {outputs!r}")
 
 
-def _called(data: Any, options: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _called(module: TaskFile, options: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     try:
-        arrays = data(**options)
+        arrays = module.data(**options)
     except BoardwiseError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ The search sees the validation split, the report shows the test split, training 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -55,8 +55,9 @@ class TaskFile(Protocol):
     docs/own-data.md.
     """
 
-    def data(self, **options: Any) -> Mapping[str, NDArray[Any]]:
-        """The arrays ``x_train``, ``y_train`` and, as far as it has them, those of the other splits."""
+    @property
+    def data(self) -> Callable[..., Mapping[str, NDArray[Any]]]:
+        """Gives, of the options of the task, ``x_train``, ``y_train`` and what it has of the other splits."""
 
 
 @dataclass(frozen=True)

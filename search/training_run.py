@@ -202,12 +202,8 @@ class TrainingRun:
 
     def validate(self) -> Score:
         """Score of the module as it is on the validation split."""
-        return self.score(self._validation, self.task.data.validation)
-
-    def score(self, inputs: Inputs, split: Split) -> Score:
-        """Score of the module on a split whose inputs are given."""
-        outputs = outputs_of(self._module, inputs)
-        return checked_score(self.task, outputs, split, self._limits.candidate)
+        outputs = outputs_of(self._module, self._validation)
+        return checked_score(self.task, outputs, self.task.data.validation, self._limits.candidate)
 
     def check_finite(self, loss: float) -> None:
         """Raises TrainingError if a loss is not finite."""
