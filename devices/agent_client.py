@@ -329,15 +329,7 @@ class AgentClient(BoardAgent):
             raise answer.refusal.error(self.device, artifact)
         if answer.payload and not payload:
             raise ProtocolError(self.device, "the agent sent bytes that were not asked for")
-        body = answer.ok
-        if kind in WRAPPED:
-            if not isinstance(body, dict) or set(body) != {WRAPPED[kind]}:
-                raise ProtocolError(self.device, f"the agent did not answer with {WRAPPED[kind]!r}")
-            body = body[WRAPPED[kind]]
-        return read(kind, body, self.device)
-
-
-WRAPPED: dict[type, str] = {Measured: "measured", Answered: "answered"}
+        return read(kind, answer.ok, self.device)
 
 
 def _agent_at(connection: Connection, python: str, path: str) -> str:

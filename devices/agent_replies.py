@@ -184,7 +184,9 @@ class Measured:
     def __post_init__(self) -> None:
         _within(0, LONGEST_S, load_s=self.load_s, cold_s=self.cold_s, warmup_s=self.warmup_s)
         _within(1, MOST, warmup_runs=self.warmup_runs, runs_per_sample=self.runs_per_sample)
-        _within(1, LONGEST_S * 1e9, shortest=min(self.samples_ns), longest=max(self.samples_ns))
+        if not self.samples_ns:
+            raise ValueError("no timed runs")
+        _within(1, LONGEST_S * 1e9, shortest_ns=min(self.samples_ns), longest_ns=max(self.samples_ns))
         _within(1, MOST, peak_memory_bytes=self.peak_memory_bytes)
         _within(1, 1 << 16, threads=self.threads)
         _within(0, 1 << 16, **{f"cpu {cpu}": cpu for cpu in self.cpus})

@@ -149,12 +149,15 @@ class LocalChannel(Channel):
     def receive(self, limit_s: float) -> bytes:
         """See :meth:`Channel.receive`."""
         with self._reading:
-            if self.closed:
-                raise ConnectionLost(self._device, "the channel was closed")
-            ready, _, _ = select.select([self._stdout], [], [], limit_s)
-            if not ready:
-                raise TimeoutError(f"{self._device}: nothing came within {limit_s:g} s")
-            return os.read(self._stdout.fileno(), READ_BYTES)
+            deadline = time.monotonic() + limit_s
+            # In slices, so that close() need not wait for something that left the group and holds stdout.
+            while not self.closed:
+                left_s = max(0.0, deadline - time.monotonic())
+                if select.select([self._stdout], [], [], min(left_s, GRACE_S))[0]:
+                    return os.read(self._stdout.fileno(), READ_BYTES)
+                if left_s == 0:
+                    raise TimeoutError(f"{self._device}: nothing came within {limit_s:g} s")
+            raise ConnectionLost(self._device, "the channel was closed")
 
     def stderr_tail(self) -> str:
         """See :meth:`Channel.stderr_tail`."""
@@ -169,7 +172,6 @@ class LocalChannel(Channel):
             with contextlib.suppress(BrokenPipeError):
                 self._stdin.close()
             _end_group(self._process)
-            # A reader in another thread has seen the end of the file by now.
             with self._reading:
                 self._stdout.close()
             self._drain.join(GRACE_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import pytest
 from devices.connection import Connection
 from devices.local import LocalConnection
 from results.errors import ConnectionLost, PreflightError
-from tests.connection_contract import ConnectionContract, on_a_small_disk
+from tests.connection_contract import ConnectionContract, on_a_small_disk, receive_lines
 
 
 class TestLocalConnection(ConnectionContract):
@@ -54,10 +56,29 @@ def test_put_where_nothing_can_be_written_names_the_path(tmp_path: Path) -> None
 def test_close_frees_a_reader_in_another_thread(tmp_path: Path) -> None:
     connection = LocalConnection("desk", home=tmp_path)
     channel = connection.open(["sleep", "600"])
-    got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(channel.receive(60.0)))
+    ends: list[object] = []
+
+    def receive() -> None:
+        try:
+            ends.append(channel.receive(60.0))
+        except ConnectionLost as error:
+            ends.append(type(error))
+
+    reader = threading.Thread(target=receive)
     reader.start()
     time.sleep(0.05)
     connection.close()
     reader.join(10.0)
-    assert got == [b""]
+    assert ends in ([b""], [ConnectionLost])
+
+
+def test_close_does_not_wait_for_what_left_the_group(tmp_path: Path) -> None:
+    connection = LocalConnection("desk", home=tmp_path)
+    channel = connection.open(["sh", "-c", "setsid sleep 600 & echo $!; wait"])
+    (pid,) = receive_lines(channel, 1)
+    try:
+        started_s = time.monotonic()
+        connection.close()
+        assert time.monotonic() - started_s < 30
+    finally:
+        os.kill(int(pid), signal.SIGKILL)

@@ -160,3 +160,16 @@ def _operator(
         operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
         operator.builtinOptions = options
     return operator
+
+
+def onnx_of_size(elements: int) -> bytes:
+    """Makes a tensor of so many floats and adds it up."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["large"]),
+        helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["sum", "x"], ["y"]),
+    ]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])]
+    wanted = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
+    size = numpy_helper.from_array(np.array([elements], np.int64), "size")
+    return _onnx_model(nodes, given, wanted, [size])

@@ -145,7 +145,7 @@ class RunningSession:
             os.close(pipe)
 
     def verdict(self, status: int) -> Tuple[messages.Header, bytes]:
-        """What to tell the host, given the wait status of the session's process.
+        """What the session gave, and bytes that belong to it, given the wait status of the session's process.
 
         Raises:
             Failure: What the session said, or ``cancelled``, ``out_of_memory`` or ``crashed``.
@@ -154,7 +154,7 @@ class RunningSession:
             header, content = self._done
             if "error" in header:
                 raise Failure(header["error"]["kind"], header["error"]["message"])
-            return header, content
+            return header["result"], content
         if self.cancelled:
             raise Failure("cancelled", "the session was ended on request")
         how = processes.ending(status)

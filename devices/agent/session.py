@@ -52,7 +52,7 @@ def measure(
     after = sensors.read(cpus)
     emit(
         {
-            "measured": {
+            "result": {
                 "load_s": load_ns / 1e9,
                 "cold_s": cold_ns / 1e9,
                 "warmup_runs": len(warm_ns) + 1,
@@ -90,7 +90,7 @@ def answer(open_model: Callable[[], Any], request: Mapping[str, Any], payload: b
         model.invoke()
         answers.append(model.outputs())
     described, values = arrays.pack(_join(answers))
-    emit({"answered": {"arrays": described}}, values)
+    emit({"result": {"arrays": described}}, values)
 
 
 def _timed(action: Callable[[], Any]) -> Tuple[Any, int]:
