@@ -170,6 +170,11 @@ def _from_answers(address: SshAddress, answers: Mapping[str, list[str]]) -> SshO
     expand = functools.partial(_expand, tokens=_tokens(address, host, port, user, alias))
     if one("proxyusefdpass") == "yes":
         raise ConfigError(f"{address.host}: ProxyUseFdpass of the ssh configuration is not supported")
+    if one("revokedhostkeys"):
+        raise ConfigError(
+            f"{address.host}: RevokedHostKeys of the ssh configuration is not supported; revoke keys with"
+            " @revoked lines in a known_hosts file and set it to none for this host"
+        )
     known_hosts = " ".join(answers.get("userknownhostsfile", []) + answers.get("globalknownhostsfile", []))
     command, limit_s = one("proxycommand"), one("connecttimeout")
     return SshOptions(

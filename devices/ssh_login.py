@@ -7,21 +7,15 @@ everything that needs none was refused.  Secrets live in memory alone: in no log
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import paramiko
-from paramiko.agent import AgentSSH
-from paramiko.pkey import UnknownKeyType
 
 from devices.device import AskSecret
 from devices.ssh_config import SshOptions
+from devices.ssh_keys import Agent, KeyFile, OfferedKey, agent_keys, open_agent, read_key_file, unlock
 from results.errors import AuthenticationError
 
 _ATTEMPTS = 3
@@ -70,23 +64,6 @@ class Secrets:
         self._passwords[login] = password
 
 
-class _Attempt(NamedTuple):
-    """A key to be tried and how to call it when it is refused."""
-
-    name: str
-    key: paramiko.PKey
-
-
-@dataclass(frozen=True)
-class _KeyFile:
-    path: Path
-    public: bytes | None
-    """Its public key, where it can be known without unlocking the file."""
-    key: paramiko.PKey | None
-    locked: bool = False
-    trouble: str = ""
-
-
 def log_in(transport: paramiko.Transport, options: SshOptions, secrets: Secrets, device: str) -> None:
     """Logs in over a transport whose host key has been checked.
 
@@ -119,7 +96,7 @@ class _Login:
         except paramiko.BadAuthenticationType as error:
             self._methods = set(error.allowed_types)
         with contextlib.ExitStack() as stack:
-            agent = _open_agent(self._options.agent)
+            agent = open_agent(self._options.agent)
             if agent is not None:
                 stack.callback(agent.close)
             try:
@@ -128,7 +105,7 @@ class _Login:
                 if self._transport.is_active() or not self._tried:
                     raise
                 # OpenSSH hangs up after MaxAuthTries (6) refusals.
-                raise self._refused("it hung up: perhaps too many keys were offered") from error
+                raise self._refused(f"it hung up ({error}): perhaps too many keys were offered") from error
         if not done:
             raise self._refused()
 
@@ -148,11 +125,11 @@ class _Login:
 
     # ------------------------------------------------------------------ keys
 
-    def _try_keys(self, agent: _Agent | None) -> bool:
-        files = [_key_file(path, self._secrets) for path in self._options.identity_files if path.is_file()]
+    def _try_keys(self, agent: Agent | None) -> bool:
+        files = [file for path in self._options.identity_files if (file := self._key_file(path))]
         offered: set[bytes] = set()
-        attempts = [*_agent_attempts(agent, files, self._options.identities_only)]
-        attempts += [_Attempt(str(file.path), file.key) for file in files if file.key]
+        attempts = [*agent_keys(agent, files, self._options.identities_only)]
+        attempts += [OfferedKey(str(file.path), file.key) for file in files if file.key]
         for attempt in attempts:
             if attempt.key.asbytes() not in offered and "publickey" in self._methods:
                 offered.add(attempt.key.asbytes())
@@ -165,15 +142,22 @@ class _Login:
                 return True
         return False
 
-    def _try_key(self, attempt: _Attempt) -> bool:
+    def _key_file(self, path: Path) -> KeyFile | None:
+        unlocked = self._secrets.key(path)
+        return KeyFile(path, unlocked.asbytes(), unlocked) if unlocked else read_key_file(path)
+
+    def _try_key(self, attempt: OfferedKey) -> bool:
+        by_agent = isinstance(attempt.key, paramiko.AgentKey)
+        self._transport.auth_timeout = _PERSON_LIMIT_S if by_agent else _LOGIN_LIMIT_S
         name = f"{attempt.name} {attempt.key.fingerprint}"
-        self._transport.auth_timeout = (
-            _PERSON_LIMIT_S if isinstance(attempt.key, paramiko.AgentKey) else _LOGIN_LIMIT_S
-        )
-        # Noted before: where the server hangs up, the error must name this key too.
+        return self._try(name, lambda: self._transport.auth_publickey(self._options.user, attempt.key))
+
+    def _try(self, name: str, prove: Callable[[], Sequence[str]]) -> bool:
+        """Whether a proof completes the login; a server may want a second one after the first."""
+        # Noted before: where the server hangs up, the error must name this one too.
         self._tried.append(f"{name} (refused)")
         try:
-            remaining = self._transport.auth_publickey(self._options.user, attempt.key)
+            remaining = prove()
         except paramiko.BadAuthenticationType as error:
             self._methods = set(error.allowed_types)
             return False
@@ -181,27 +165,25 @@ class _Login:
             if not self._transport.is_active():
                 raise
             return False
-        return self._accepted(remaining, name)
-
-    def _accepted(self, remaining: Sequence[str], name: str) -> bool:
-        """Whether the login is complete; a server may want a second proof after the first."""
         if remaining:
             self._tried[-1] = f"{name} (accepted, but more is wanted)"
             self._methods = set(remaining)
         return not remaining
 
-    def _try_locked(self, file: _KeyFile) -> bool:
+    def _try_locked(self, file: KeyFile) -> bool:
         if "publickey" not in self._methods:
             return False
-        for _ in range(_ATTEMPTS):
+        reason = "encrypted, and nobody to ask"
+        for _ in range(_ATTEMPTS if self._secrets.can_ask else 0):
             passphrase = self._secrets.ask(f"Passphrase for the key {file.path}: ")
             if not passphrase:
+                reason = "encrypted, and no passphrase was given"
                 break
-            key = _unlock(file.path, passphrase)
+            key = unlock(file.path, passphrase)
             if key is not None:
                 self._secrets.keep_key(file.path, key)
-                return self._try_key(_Attempt(str(file.path), key))
-        reason = "wrong passphrase" if self._secrets.can_ask else "encrypted, and nobody to ask"
+                return self._try_key(OfferedKey(str(file.path), key))
+            reason = "wrong passphrase"
         self._tried.append(f"{file.path} ({reason})")
         return False
 
@@ -218,7 +200,6 @@ class _Login:
             password = kept if kept and not attempt else self._secrets.ask(f"Password for {login}: ")
             if not password:
                 return False
-            self._tried.append(f"{way} (refused)")
             if self._try_password(way, password):
                 self._secrets.keep_password(login, password)
                 return True
@@ -226,22 +207,11 @@ class _Login:
 
     def _try_password(self, way: str, password: str) -> bool:
         self._transport.auth_timeout = _PERSON_LIMIT_S
-        try:
-            if way == "password":
-                remaining = self._transport.auth_password(self._options.user, password, fallback=False)
-            else:
-                remaining = self._transport.auth_interactive(self._options.user, self._answering(password))
-        except paramiko.BadAuthenticationType as error:
-            self._methods = set(error.allowed_types)
-            return False
-        except paramiko.AuthenticationException:
-            if not self._transport.is_active():
-                raise
-            return False
-        return self._accepted(remaining, way)
-
-    def _answering(self, password: str) -> _Answers:
-        return _Answers(password, self._secrets)
+        user = self._options.user
+        if way == "password":
+            return self._try(way, lambda: self._transport.auth_password(user, password, fallback=False))
+        answers = _Answers(password, self._secrets)
+        return self._try(way, lambda: self._transport.auth_interactive(user, answers))
 
 
 class _Answers:
@@ -257,79 +227,3 @@ class _Answers:
             answer, self._password = self._password, None
             answers.append(answer if answer is not None else self._secrets.ask(question) or "")
         return answers
-
-
-# ---------------------------------------------------------------------- agent and files
-
-
-class _Agent(AgentSSH):
-    """An ssh agent at a path of our choice; paramiko's own looks at ``SSH_AUTH_SOCK`` alone."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        super().__init__()
-        self._socket = connected
-        self._connect(connected)  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _open_agent(path: str | None) -> _Agent | None:
-    """The agent, or None where none answers: its socket often outlives it."""
-    if path is None:
-        return None
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connected.settimeout(_PERSON_LIMIT_S)
-        connected.connect(path)
-        return _Agent(connected)
-    except (OSError, paramiko.SSHException):
-        connected.close()
-        return None
-
-
-def _agent_attempts(agent: _Agent | None, files: Sequence[_KeyFile], only: bool) -> Iterator[_Attempt]:
-    """The agent's keys, those that belong to a configured file first (``IdentitiesOnly``: no others)."""
-    keys = agent.get_keys() if agent else ()
-    configured = {file.public for file in files}
-    for key in keys:
-        if key.asbytes() in configured:
-            yield _Attempt(f"agent key {key.comment}", key)
-    for key in keys:
-        if not only and key.asbytes() not in configured:
-            yield _Attempt(f"agent key {key.comment}", key)
-
-
-def _key_file(path: Path, secrets: Secrets) -> _KeyFile:
-    unlocked = secrets.key(path)
-    if unlocked is not None:
-        return _KeyFile(path, unlocked.asbytes(), unlocked)
-    public = _public_half(path)
-    try:
-        key = paramiko.PKey.from_path(str(path))
-    except (TypeError, paramiko.PasswordRequiredException):  # what cryptography says of a locked key
-        return _KeyFile(path, public, None, locked=True)
-    except (ValueError, paramiko.SSHException, UnknownKeyType):
-        # A public key alone selects a key of the agent's.
-        return _KeyFile(path, public, None, trouble="" if public else "not a private key that can be read")
-    except OSError as error:
-        return _KeyFile(path, public, None, trouble=f"{error.strerror}")
-    return _KeyFile(path, key.asbytes(), key)
-
-
-def _unlock(path: Path, passphrase: str) -> paramiko.PKey | None:
-    """The key of an encrypted file; None if the passphrase is wrong."""
-    try:
-        return paramiko.PKey.from_path(str(path), passphrase.encode())  # type: ignore[arg-type]
-    except (ValueError, paramiko.SSHException):
-        return None
-
-
-def _public_half(path: Path) -> bytes | None:
-    """The public key in ``path`` itself or in ``path.pub``, in wire format."""
-    for file in (path, Path(f"{path}.pub")):
-        with contextlib.suppress(OSError, UnicodeDecodeError, binascii.Error, IndexError):
-            line = file.read_text()
-            if not line.startswith("-----"):
-                return base64.b64decode(line.split()[1], validate=True)
-    return None

@@ -111,7 +111,7 @@ class SshChannel(Channel):
 
     def stderr_tail(self) -> str:
         """See :meth:`Channel.stderr_tail`."""
-        return self._stderr.decode(errors="replace")
+        return self._kept().decode(errors="replace")
 
     def close(self) -> None:
         """See :meth:`Channel.close`.  Processes get time to end by themselves, then SIGTERM, then SIGKILL."""
@@ -144,7 +144,7 @@ class SshChannel(Channel):
         status = self._status(name)
         self._drain.join()
         self._complete = True
-        return Completed(status, stdout, bytes(self._stderr))
+        return Completed(status, stdout, self._kept())
 
     def end_input(self) -> None:
         """Closes the command's stdin."""
@@ -193,6 +193,9 @@ class SshChannel(Channel):
         transport.join(_POLL_S)
         return not transport.is_active()
 
+    def _kept(self) -> bytes:
+        return bytes(self._stderr[-self._keep_bytes :])
+
     def _keep_stderr(self) -> None:
         while True:
             try:
@@ -203,7 +206,9 @@ class SshChannel(Channel):
                 return
             if not data:
                 return
-            self._stderr = (self._stderr + data)[-self._keep_bytes :]
+            self._stderr += data
+            if len(self._stderr) > 2 * self._keep_bytes:
+                del self._stderr[: -self._keep_bytes]
 
 
 def launch(transport: paramiko.Transport, device: str, command: str) -> paramiko.Channel:

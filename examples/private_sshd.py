@@ -71,11 +71,13 @@ class PrivateSshd:
         return f"{self.user}@{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Starts it, and waits until it answers.
+        """Starts it, and waits until it answers; what already runs is left as it is.
 
         Raises:
             ConfigError: If there is no OpenSSH server here, or it does not start; with the reason.
         """
+        if self._process is not None:
+            return
         program = find_sshd()
         if program is None:
             raise ConfigError(
@@ -177,7 +179,8 @@ class PrivateSshd:
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
-            "UsePAM no",  # PAM can open no session for an sshd that is not root's
+            # Without PAM sshd refuses accounts without a password; with it, it must be root's.
+            f"UsePAM {'yes' if is_locked(self.user) else 'no'}",
             "StrictModes no",  # the folder may lie below one that others can write to
             "PermitUserEnvironment no",
             # A bash that is the first one below sshd would run ~/.bashrc for each command.
@@ -208,6 +211,14 @@ class PrivateSshd:
             time.sleep(_POLL_S)
         said = self.log_file.read_text(errors="replace").strip()
         raise ConfigError(f"the private sshd does not start on port {self.port}: {said or 'it says nothing'}")
+
+
+def is_locked(user: str, shadow: Path = Path("/etc/shadow")) -> bool:
+    """Whether an account is closed to passwords, as far as we may know: only root may look."""
+    with contextlib.suppress(OSError):
+        entries = (line.split(":") for line in shadow.read_text().splitlines())
+        return any(entry[0] == user and entry[1].startswith("!") for entry in entries)
+    return False
 
 
 def find_sshd() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ Host *
 """
 
 Connect = Callable[..., SshConnection]
+
+
+@dataclass
+class Person:
+    """Answers questions by a list, the last answer again and again, and remembers them."""
+
+    answers: list[str]
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, question: str) -> str | None:
+        self.asked.append(question)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @pytest.fixture(scope="session")

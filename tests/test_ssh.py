@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from devices.connection import Connection
 from devices.ssh import SshConnection
 from devices.ssh_config import SshAddress
 from devices.ssh_route import SshSettings
-from examples.private_sshd import PrivateSshd
+from examples.private_sshd import PrivateSshd, is_locked
 from results.errors import ConfigError, ConnectionLost, PreflightError
 from tests.connection_contract import (
     ConnectionContract,
@@ -49,8 +50,14 @@ class TestSshConnection(ConnectionContract):
     ) -> Callable[[bytes], type[BaseException] | None]:
         small = tmp_path / "small"
         small.mkdir()
+        user, group = os.getuid(), os.getgid()
 
         def put(data: bytes) -> None:
+            if os.getuid() != user:
+                # In a user name space of its own, which must know the user whom sshd lets in.
+                Path("/proc/self/setgroups").write_text("deny")
+                Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+                Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
             # Inside, so that the server sees the small disk too.
             with (
                 PrivateSshd(tmp_path / "sshd", home=small) as server,
@@ -228,10 +235,11 @@ def test_a_put_that_is_cut_in_the_middle_changes_nothing(own_sshd: PrivateSshd, 
     connection = connect(own_sshd)
     connection.put(b"old", "file")
     home = Path(connection.run(["pwd"]).stdout.decode().strip())
+    data = b"x" * 200_000_000
     cutter = threading.Timer(0.1, own_sshd.cut)
     cutter.start()
     with pytest.raises(ConnectionLost):
-        connection.put(b"x" * 200_000_000, "file")
+        connection.put(data, "file")
     cutter.join()
     deadline = time.monotonic() + 10
     while [path.name for path in home.iterdir()] != ["file"] and time.monotonic() < deadline:
@@ -367,6 +375,23 @@ def test_a_missing_identity_file_is_named(
 def test_a_port_that_is_taken_is_named(sshd: PrivateSshd, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"port {sshd.port}.*Address already in use"):
         PrivateSshd(tmp_path / "second", port=sshd.port).start()
+
+
+def test_accounts_that_are_closed_to_passwords(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.write_text("root:!*:1::::::\npi:$y$j9T$x:1::::::\nnobody:*:1::::::\n")
+    assert [is_locked(user, shadow) for user in ("root", "pi", "nobody", "else")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not is_locked("root", tmp_path / "missing")
+
+
+def test_starting_twice_starts_one(own_sshd: PrivateSshd, connect: Connect) -> None:
+    own_sshd.start()
+    assert connect(own_sshd).run(["true"]).returncode == 0
 
 
 def test_a_machine_without_sshd_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

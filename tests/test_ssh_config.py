@@ -103,6 +103,8 @@ Host variable
   IdentityAgent $KEYS
 Host passing
   ProxyUseFdpass yes
+Host revoking
+  RevokedHostKeys /keys/revoked
 """
     )
     return config
@@ -139,9 +141,12 @@ def test_proxy_commands_and_agents(config: Path) -> None:
     assert resolve(SshAddress("variable"), config).agent == "/keys"
 
 
-def test_what_is_not_supported_is_refused(config: Path) -> None:
-    with pytest.raises(ConfigError, match="ProxyUseFdpass"):
-        resolve(SshAddress("passing"), config)
+@pytest.mark.parametrize(
+    ("alias", "setting"), [("passing", "ProxyUseFdpass"), ("revoking", "RevokedHostKeys")]
+)
+def test_what_is_not_supported_is_refused(alias: str, setting: str, config: Path) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        resolve(SshAddress(alias), config)
 
 
 def test_a_broken_configuration_is_named_with_its_line(tmp_path: Path) -> None:
