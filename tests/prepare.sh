@@ -1,15 +1,20 @@
 #!/bin/sh
-# Installs what the tests need beyond Python packages: a real OpenSSH server and client.
+# Installs what the tests need beyond Python packages: a real OpenSSH server and client, PostgreSQL's
+# server programs.  With the argument "ssh", only the first (for the demo).
 set -eu
+export PATH="$PATH:/usr/sbin:/usr/local/sbin"
 need=""
-command -v ssh >/dev/null 2>&1 || need="$need openssh-client"
-command -v ssh-agent >/dev/null 2>&1 || need="$need openssh-client"
-PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v sshd >/dev/null 2>&1 || need="$need openssh-server"
+lacks() { ! command -v "$1" >/dev/null 2>&1; }
+if lacks ssh || lacks ssh-agent || lacks ssh-keygen; then need="$need openssh-client"; fi
+if lacks sshd; then need="$need openssh-server"; fi
+if [ "${1:-all}" = all ]; then
+  if lacks initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then need="$need postgresql"; fi
+fi
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ]; then run=""; elif sudo -n true 2>/dev/null; then run="sudo -n"; else
-  echo "the tests need$need; install with: sudo apt-get install$need" >&2; exit 1
+  echo "missing:$need; install with: sudo apt-get install$need" >&2; exit 1
 fi
-command -v apt-get >/dev/null 2>&1 || { echo "the tests need$need; install with your package manager" >&2; exit 1; }
-# policy-rc.d keeps apt from starting a system-wide server: the tests start their own on loopback.
+if lacks apt-get; then echo "missing:$need; install with your package manager" >&2; exit 1; fi
 $run apt-get update -q
+# RUNLEVEL=1 keeps the packages from starting system-wide servers: the tests start their own.
 $run env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $need
