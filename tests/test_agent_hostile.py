@@ -215,9 +215,11 @@ def test_an_agent_that_does_not_answer_is_lost(
 
 
 def test_an_agent_that_gives_up_when_told_to_stays(board: LocalConnection) -> None:
-    cancelled = '{"id":2,"error":{"kind":"cancelled","message":"m"}}\n'
-    agent = liar(board, '{"id":ID,"loaded":{"elapsed_s":1.0,"cold_s":0.0}}\n', cancelled, ok({}))
-    plan = Plan("x", session_s=0.0, warmup_s=0.0, load_limit_s=0.3)
+    loaded = '{"id":ID,"loaded":{"elapsed_s":1.0,"cold_s":0.0}}\n'
+    cancelled = '{"id":3,"error":{"kind":"cancelled","message":"m"}}\n'
+    agent = liar(board, ok({}), loaded, cancelled, ok({}))
+    agent.ping()  # it has started
+    plan = Plan("x", session_s=0.0, warmup_s=0.0, load_limit_s=1.0)
     with pytest.raises(SessionTimeout, match="did not finish its runs"):
         agent.session(ARTIFACT, ORT, plan)
     agent.ping()

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,9 +115,7 @@ def test_an_agent_that_is_killed_is_lost_and_leaves_no_process_behind(
     start(sshd).close()
 
 
-def test_a_connection_that_is_cut_frees_the_board(
-    own_sshd: PrivateSshd, start: Start, tmp_path: Path
-) -> None:
+def test_a_connection_that_is_cut_frees_the_board(own_sshd: PrivateSshd, start: Start) -> None:
     agent, processes = start(own_sshd), []
 
     def cut() -> None:
