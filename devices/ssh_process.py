@@ -32,6 +32,7 @@ READ_BYTES = 1 << 18
 _START_LIMIT_S = 30.0
 _SWEEP_LIMIT_S = 15.0
 _POLL_S = 0.05
+_NOTICE_S = 0.25
 _KILLS = 20
 
 # $1: signal, $2: mark.  Prints the processes it has found.
@@ -86,7 +87,8 @@ class SshChannel(Channel):
                     self._device, f"the process has read nothing for {STALL_LIMIT_S:g} s"
                 ) from error
             except LOST as error:
-                raise ConnectionLost(self._device, f"the process has gone ({reason(error)})") from error
+                what = "connection was lost" if self._transport_ends() else "process has gone"
+                raise ConnectionLost(self._device, f"the {what} ({reason(error)})") from error
             if count == 0:
                 raise ConnectionLost(self._device, "the process has gone")
             sent += count
@@ -188,10 +190,7 @@ class SshChannel(Channel):
         return status
 
     def _transport_ends(self) -> bool:
-        """Whether the connection has gone; the library closes the channels a moment before it knows."""
-        transport = self._channel.get_transport()
-        transport.join(_POLL_S)
-        return not transport.is_active()
+        return _has_gone(self._channel.get_transport())
 
     def _kept(self) -> bytes:
         return bytes(self._stderr[-self._keep_bytes :])
@@ -229,10 +228,17 @@ def launch(transport: paramiko.Transport, device: str, command: str) -> paramiko
             device, f"the server starts no further command ({reason(error)}); is its MaxSessions too small?"
         ) from error
     except LOST as error:
-        raise ConnectionLost(device, f"the connection was lost ({reason(error)})") from error
+        what = "the connection was lost" if _has_gone(transport) else "the server starts no command"
+        raise ConnectionLost(device, f"{what} ({reason(error)})") from error
     finally:
         guard.cancel()
     return channel
+
+
+def _has_gone(transport: paramiko.Transport) -> bool:
+    """Whether a connection has gone; the library's thread may know it a moment later than its user."""
+    transport.join(_NOTICE_S)
+    return not transport.is_active()
 
 
 def end_processes(

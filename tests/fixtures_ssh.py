@@ -106,7 +106,8 @@ def connect(settings_for: Callable[[PrivateSshd], SshSettings]) -> Iterator[Conn
 
 def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
     """A new key pair at ``path`` and ``path.pub``."""
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", path], check=True)
+    bits = ["-b", "2048"] if kind == "rsa" else []
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, *bits, "-N", passphrase, "-f", path], check=True)
     return path
 
 

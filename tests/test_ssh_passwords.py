@@ -20,7 +20,7 @@ from devices.host_keys import HostKey, trust
 from devices.ssh_config import SshAddress
 from devices.ssh_route import SshSettings
 from examples.private_sshd import PrivateSshd
-from results.errors import AuthenticationError
+from results.errors import AuthenticationError, ConnectionLost
 from tests.fixtures_ssh import Connect, Person, make_key
 
 pytestmark = pytest.mark.ssh
@@ -155,6 +155,15 @@ def test_a_wrong_password_is_asked_for_three_times_and_never_told(
     assert len(person.asked) == 3
     assert "password (refused)" in str(caught.value)
     assert "Tr0ub4dor" not in str(caught.value) + caplog.text
+
+
+def test_a_server_that_starts_no_command_says_so(
+    password_server: Callable[[str], SshSettings], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PasswordServer, "check_channel_exec_request", lambda *_: False)
+    person = Person([PasswordServer.PASSWORD])
+    with pytest.raises(ConnectionLost, match="the server starts no command"):
+        connect(password_server("password"), ask_secret=person).run(["true"])
 
 
 def test_a_password_with_nobody_to_ask(
