@@ -173,7 +173,7 @@ class Measured:
     warmup_runs: int
     warmup_s: float
     runs_per_sample: int
-    samples_ns: tuple[int, ...]
+    samples_ns: Any
     peak_memory_bytes: int | None
     conditions: Conditions
     inputs: tuple[InputTensor, ...]
@@ -184,8 +184,12 @@ class Measured:
     def __post_init__(self) -> None:
         _within(0, LONGEST_S, load_s=self.load_s, cold_s=self.cold_s, warmup_s=self.warmup_s)
         _within(1, MOST, warmup_runs=self.warmup_runs, runs_per_sample=self.runs_per_sample)
+        # Checked here, since there may be thousands: a tuple of ints of at least one.
+        if not isinstance(self.samples_ns, list) or not all(type(ns) is int for ns in self.samples_ns):
+            raise ValueError("samples_ns is no array of whole numbers")
         if not self.samples_ns:
             raise ValueError("no timed runs")
+        object.__setattr__(self, "samples_ns", tuple(self.samples_ns))
         _within(1, LONGEST_S * 1e9, shortest_ns=min(self.samples_ns), longest_ns=max(self.samples_ns))
         _within(1, MOST, peak_memory_bytes=self.peak_memory_bytes)
         _within(1, 1 << 16, threads=self.threads)

@@ -163,6 +163,15 @@ def test_a_runtime_that_cannot_be_imported_says_why(
     bare.ping()
 
 
+def test_where_one_place_fails_the_next_is_tried(bare: AgentClient, runtimes: Path) -> None:
+    (runtimes / "onnxruntime-11.0").mkdir()
+    (runtimes / "onnxruntime-11.0" / "onnxruntime.py").write_text(
+        "raise ImportError('built for another Python')\n"
+    )
+    (runtimes / "onnxruntime-10.0").symlink_to(Path(onnxruntime.__file__).parents[1])
+    assert run(bare).ran_on.version == onnxruntime.__version__
+
+
 def test_a_runtime_that_hangs_when_it_is_imported_is_ended(
     bare: AgentClient, runtimes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import warnings
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from . import cpus, messages, options, processes, session
@@ -67,6 +68,8 @@ class ForkServer:
         version = version_of(self._place)
         if version == "unknown":
             version = str(getattr(self._library, "__version__", version))
+        # A runtime may keep a thread of its own; newer Pythons warn of a fork beside one each time.
+        warnings.simplefilter("ignore", DeprecationWarning)
         gc.collect()
         gc.freeze()  # children then share these pages for good, and their collections are short
         self._say({"loaded": version})

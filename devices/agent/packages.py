@@ -1,9 +1,9 @@
 """Which runtimes exist, in which Python packages they come, and where on this board those lie.
 
 A runtime is a file in ``runtimes/``; its name is its name in the configuration.  A package is taken from
-the board's own Python where that has it, else from a folder that was provisioned, which is called
-``runtimes/<name>-<version>`` in the agent's directory.  Only the process that loads the runtime gets that
-folder on its path.
+the board's own Python where that has it and can import it, else from a folder that was provisioned, which
+is called ``runtimes/<name>-<version>`` in the agent's directory.  Only the process that loads the runtime
+gets that folder on its path.
 """
 
 from __future__ import annotations
@@ -58,11 +58,9 @@ def places(runtime: str, directory: str) -> Iterator[Place]:
         package = Package(*names)
         if importlib.util.find_spec(package.module) is not None:
             yield Place(package, None)
-            continue
         for folder in provisioned(directory):
             if PathFinder.find_spec(package.module, [folder]) is not None:
                 yield Place(package, folder)
-                break
 
 
 def provisioned(directory: str) -> List[str]:
@@ -90,11 +88,12 @@ def installed_runtimes(directory: str) -> Dict[str, str]:
     """Version per runtime that is on the board; the package is named where its name is another one."""
     found = {}
     for runtime in runtime_names():
-        versions = [
-            version_of(place)
-            + ("" if place.package.distribution == runtime else " (%s)" % place.package.distribution)
-            for place in places(runtime, directory)
-        ]
+        versions: Dict[str, str] = {}
+        for place in places(runtime, directory):
+            versions.setdefault(place.package.distribution, version_of(place))
         if versions:
-            found[runtime] = ", ".join(versions)
+            found[runtime] = ", ".join(
+                version if package == runtime else "%s (%s)" % (version, package)
+                for package, version in versions.items()
+            )
     return found

@@ -7,13 +7,13 @@ import functools
 import os
 import selectors
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import facts, messages, processes
 from .cache import Cache
 from .conditions import Sensors
 from .failures import Failure
-from .packages import places, plugin
+from .packages import Place, places, plugin
 from .runtime_process import READ_BYTES, RunningSession, RuntimeProcess
 
 Reply = Tuple[Dict[str, Any], bytes]
@@ -147,23 +147,26 @@ class Server:
         if process is not None:
             return self._loaded(process)
         self._cancelled = False
-        self._runtimes[key] = process = self._start(*key)
-        self._selector.register(
-            process.control, selectors.EVENT_READ, lambda: self._hear_runtime(key, process)
-        )
+        self._start(key, self._candidates(*key))
         return None
 
-    def _start(self, runtime: str, package: str) -> RuntimeProcess:
+    def _start(self, key: Key, candidates: List[Place]) -> None:
+        """Loads a runtime from the first of ``candidates``, and from the next one if that fails."""
+        process = RuntimeProcess(key[0], candidates[0], self._root, self._sensors)
+        self._runtimes[key] = process
+        heard = functools.partial(self._hear_runtime, key, process, candidates[1:])
+        self._selector.register(process.control, selectors.EVENT_READ, heard)
+
+    def _candidates(self, runtime: str, package: str) -> List[Place]:
         known = [names[0] for names in plugin(runtime).PACKAGES]
         if package not in ["", *known]:
             message = "%s comes in the packages %s, not in %.80r" % (runtime, ", ".join(known), package)
             raise Failure("bad_option", message)
-        for place in places(runtime, self._directory):
-            if package in ("", place.package.distribution):
-                return RuntimeProcess(runtime, place, self._root, self._sensors)
-        raise Failure(
-            "runtime_missing", "no Python package %s on the board" % (package or " or ".join(known))
-        )
+        found = [p for p in places(runtime, self._directory) if package in ("", p.package.distribution)]
+        if not found:
+            message = "no Python package %s on the board" % (package or " or ".join(known))
+            raise Failure("runtime_missing", message)
+        return found
 
     def _session(self, request: Dict[str, Any], sink: Any) -> Optional[Reply]:
         process = self._runtimes.get((str(request["runtime"]), str(request["package"])))
@@ -191,10 +194,10 @@ class Server:
 
     # ------------------------------------------------------------------ runtimes and sessions
 
-    def _hear_runtime(self, key: Key, process: RuntimeProcess) -> None:
+    def _hear_runtime(self, key: Key, process: RuntimeProcess, others: List[Place]) -> None:
         packet = process.receive()
         if packet is None or "failed" in packet:
-            self._lose(key, process, packet)
+            self._lose(key, process, packet, others)
         elif "loaded" in packet:
             process.version = packet["loaded"]
             self._reply_with(lambda: self._loaded(process))
@@ -209,11 +212,20 @@ class Server:
             "provisioned": bool(process.place.folder),
         }, b""
 
-    def _lose(self, key: Key, process: RuntimeProcess, packet: Optional[Dict[str, Any]] = None) -> None:
+    def _lose(
+        self,
+        key: Key,
+        process: RuntimeProcess,
+        packet: Optional[Dict[str, Any]] = None,
+        others: Sequence[Place] = (),
+    ) -> None:
         """A runtime's process has gone: before it had loaded, in a session, or idle (then nobody is told)."""
         self._selector.unregister(process.control)
         status = process.end()
         del self._runtimes[key]
+        if process.version is None and others:
+            self._start(key, list(others))
+            return
         if process.version is None:
             failure = _load_failure(process, packet, status, self._cancelled)
         elif self._running is not None and self._running.process is process:
