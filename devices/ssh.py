@@ -88,10 +88,14 @@ class SshConnection(Connection):
         channel = self._start(argv, STDERR_BYTES)
         try:
             done = channel.complete(stdin, limit_s, argv[0])
+        except ConnectionLost as error:
+            if self._closed:
+                raise self._was_closed() from error
+            raise
         finally:
             channel.close()
         if self._closed:  # which has ended the command
-            raise ConnectionLost(self.device, f"the connection was closed while {argv[0]!r} ran")
+            raise self._was_closed()
         return done
 
     def open(self, argv: Sequence[str]) -> SshChannel:
@@ -148,6 +152,9 @@ class SshConnection(Connection):
             self._channels.add(started)
         return started
 
+    def _was_closed(self) -> ConnectionLost:
+        return ConnectionLost(self.device, "the connection was closed")
+
     def _connected(self) -> paramiko.Transport:
         if self._transport is not None and self._transport.is_active() and not self._closed:
             return self._transport
@@ -156,7 +163,7 @@ class SshConnection(Connection):
         route = Route(self.device, self._settings, self._secrets)
         with self._lock:
             if self._closed:
-                raise ConnectionLost(self.device, "the connection was closed")
+                raise self._was_closed()
             self._route = route
         try:
             transport = route.connect()

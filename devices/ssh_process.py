@@ -35,9 +35,10 @@ _POLL_S = 0.05
 _NOTICE_S = 0.25
 _KILLS = 20
 
-# $1: signal, $2: mark.  Prints the processes it has found.
+# $1: signal, $2 and $3: name and value of the mark, apart because a server with a ForceCommand puts this
+# very command into the environment, and it must not find itself.  Prints the processes it has found.
 _SWEEP = (
-    'for f in $(grep -ls -- "$2" /proc/[0-9]*/environ); do'
+    'for f in $(grep -ls -- "$2=$3" /proc/[0-9]*/environ); do'
     ' p=${f%/environ}; p=${p#/proc/}; kill "-$1" "$p" 2>/dev/null && echo "$p"; done; true'
 )
 
@@ -276,7 +277,7 @@ def end_processes(
 
 def _signal(transport: paramiko.Transport, device: str, mark: str, signal: str) -> bool:
     """Sends a signal to all processes with a mark; whether there were any."""
-    command = shlex.join(["sh", "-c", _SWEEP, "sh", signal, mark])
+    command = shlex.join(["sh", "-c", _SWEEP, "sh", signal, *mark.split("=", 1)])
     sweep = SshChannel(device, launch(transport, device, command), READ_BYTES, lambda *_: None)
     try:
         return bool(sweep.complete(b"", _SWEEP_LIMIT_S, "sh").stdout)

@@ -60,6 +60,7 @@ class PrivateSshd:
         self.identity_file = self.folder / "user_key"
         self.known_hosts = self.folder / "known_hosts"
         self.log_file = self.folder / "sshd.log"
+        self._pid_file = self.folder / "sshd.pid"
         self._key_types = tuple(key_types)
         self._options = tuple(options)
         self._home = home
@@ -89,6 +90,7 @@ class PrivateSshd:
         config = self.folder / "sshd_config"
         config.write_text(self._config())
         self.log_file.write_text("")
+        self._pid_file.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [program, "-D", "-f", str(config), "-E", str(self.log_file)],
             stdin=subprocess.DEVNULL,
@@ -173,7 +175,7 @@ class PrivateSshd:
             f"Port {self.port}",
             *(f"HostKey {_quoted(self._host_key(kind))}" for kind in self._key_types),
             f"AuthorizedKeysFile {_quoted(self.folder / 'authorized_keys')}",
-            f"PidFile {_quoted(self.folder / 'sshd.pid')}",
+            f"PidFile {_quoted(self._pid_file)}",
             f"AllowUsers {self.user}",
             "AuthenticationMethods publickey",
             "PermitRootLogin prohibit-password",
@@ -203,11 +205,12 @@ class PrivateSshd:
     def _wait_for_banner(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1.0) as probe:
-                probe.settimeout(_START_LIMIT_S)
-                # Another's server may hold the port; ours has ended then.
-                if probe.recv(64).startswith(b"SSH-") and process.poll() is None:
-                    return
+            # Written once the port is its own: another's server may hold it and answer.
+            if self._pid_file.exists() and self._pid_file.read_text().strip() == str(process.pid):
+                with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1.0) as probe:
+                    probe.settimeout(_START_LIMIT_S)
+                    if probe.recv(64).startswith(b"SSH-"):
+                        return
             time.sleep(_POLL_S)
         said = self.log_file.read_text(errors="replace").strip()
         raise ConfigError(f"the private sshd does not start on port {self.port}: {said or 'it says nothing'}")

@@ -154,6 +154,17 @@ def test_closing_one_channel_leaves_the_others(sshd: PrivateSshd, connect: Conne
         assert channel.receive(10.0) == b"here"
 
 
+def test_the_search_for_processes_does_not_find_itself(sshd: PrivateSshd, connect: Connect) -> None:
+    # The server has a ForceCommand, so each command stands in its own environment.
+    connection = connect(sshd)
+    assert connection.run(["sh", "-c", "echo $SSH_ORIGINAL_COMMAND"]).stdout.startswith(b"env BOARDWISE")
+    channel = connection.open(["cat"])
+    assert connection._transport is not None
+    assert ssh_process._signal(connection._transport, "desk", connection._mark, "0")
+    channel.close()
+    assert not ssh_process._signal(connection._transport, "desk", connection._mark, "0")
+
+
 def test_close_lets_a_process_end_by_itself(sshd: PrivateSshd, connect: Connect, sshd_home: Path) -> None:
     channel = connect(sshd).open(["sh", "-c", "cat > /dev/null; sleep 0.1; echo done > tidied"])
     channel.close()
