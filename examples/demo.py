@@ -59,16 +59,17 @@ def main() -> int:
 def _device(lab: Path) -> Iterator[None]:
     """Registers this machine in a lab file of its own: over SSH, or directly where there is no server."""
     lab.unlink(missing_ok=True)
-    add = ["devices", "add", DEVICE, "--python", sys.executable, "--lab", str(lab)]
+    add = ["devices", "add", DEVICE]
+    options = ["--python", sys.executable, "--lab", str(lab)]
     with ExitStack() as stack:
         server = _server(stack)
         if server is None:
-            _run([*add, "--local"])
+            _run([*add, "--local", *options])
         else:
             print(f"demo: a private OpenSSH server listens on {server.address}")
             # Pinned beside the lab file, where Boardwise keeps the keys it trusts.
             shutil.copy(server.known_hosts, Lab.load(lab).known_hosts)
-            _run([*add, server.address, "--identity-file", str(server.identity_file)])
+            _run([*add, server.address, "--identity-file", str(server.identity_file), *options])
         yield
 
 
