@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
 from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
 from results.errors import RuntimeRefused
-from results.records import Artifact, Measurement, Plan, Session, Target
+from results.records import Artifact, Measurement, Plan, Target
 
 Known = tuple[str, str, str, tuple[tuple[str, Any], ...]]
 
@@ -93,19 +93,20 @@ class ReplayAgent(BoardAgent):
         if not plans:
             raise RuntimeRefused(artifact.sha256, f"{self.device} replays, and has never measured this file")
         name = plan.name if plan.name in plans else next(iter(plans))
-        sessions = [s for s in plans[name].sessions if s.role == role]
-        if not sessions:
+        of_role = [s for s in plans[name].sessions if s.role == role]
+        if not of_role:
             raise RuntimeRefused(
                 artifact.sha256, f"{self.device} replays, and has no {role} session of this file"
             )
-        number = self._given[key, name]
-        self._given[key, name] += 1
-        stored: Session = sessions[number % len(sessions)]
+        sessions = [s for s in of_role if s.agent == agent] or of_role
+        number = self._given[key, name, agent]
+        self._given[key, name, agent] += 1
+        stored = sessions[number % len(sessions)]
         return SessionResult(replace(stored, agent=agent), plans[name].ran_on)
 
     def outputs(
-        self, artifact: Artifact, target: Target, inputs: Sequence[np.ndarray], limit_s: float
-    ) -> list[np.ndarray]:
+        self, artifact: Artifact, target: Target, inputs: Sequence[NDArray[Any]], limit_s: float
+    ) -> list[NDArray[Any]]:
         """Refused: a replay computes nothing."""
         raise RuntimeRefused(artifact.sha256, f"{self.device} replays and cannot compute outputs")
 
