@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from results.errors import DataError, unknown_name
 from search import digits_in_photos as photos
+from search.array_cache import Arrays, cached_arrays
 from search.arrays import Dealing, splits_of
 from search.image_folder import image_folder
 from search.task_file import task_file
@@ -74,15 +75,19 @@ def _picked(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 
 def _digits() -> Task:
     """The 1,797 digits of scikit-learn, 8x8, in 16 shades; small and easy, for tests."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    arrays = {"x_train": bunch.images.astype(np.uint8), "y_train": bunch.target}
+    arrays = cached_arrays("digits", "scikit-learn", _scikit_learn_digits)
     splits = splits_of(arrays, "digits", Dealing(validation=0.2, test=0.2))
     credit = (
         "Digits: Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak, UCI), in scikit-learn."
     )
     return Task("digits", 10, splits, (credit,), augmentation=Augmentation(shift=1))
+
+
+def _scikit_learn_digits() -> Arrays:
+    from sklearn.datasets import load_digits  # a second to import, in every worker
+
+    bunch = load_digits()
+    return {"x_train": bunch.images.astype(np.uint8), "y_train": bunch.target}
 
 
 def _digits_in_photos() -> Task:

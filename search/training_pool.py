@@ -21,14 +21,13 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from types import TracebackType
 
 from results.errors import ConfigError, TrainingError
 from search.datasets import located
 from search.training import TrainingJob, TrainingResult
 from search.training_run import OnEpoch
-from search.training_worker import PRELOADED, EpochDone, JobFailed, guard, work
+from search.training_worker import PRELOADED, EpochDone, JobFailed, guard, stat_fields, work
 
 _logger = logging.getLogger(__name__)
 
@@ -293,16 +292,8 @@ class _Watch:
             )
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third (the state) on; empty for a process that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def _cpu_s(pid: int) -> float:
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     ticks = int(fields[11]) + int(fields[12]) if fields else 0
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -434,5 +425,5 @@ def _wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
     """Returns when no thread of the processes runs (a signal takes effect a moment after it is sent)."""
     end = time.monotonic() + limit_s
     for pid in pids:
-        while (fields := _stat(pid)) and fields[0] not in "TtZX" and time.monotonic() < end:
+        while (fields := stat_fields(pid)) and fields[0] not in "TtZX" and time.monotonic() < end:
             time.sleep(0.0005)

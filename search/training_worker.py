@@ -3,7 +3,8 @@
 Workers are forked by multiprocessing's fork server, which is their parent.  When the main process is
 killed, that server lives on as long as a worker does, and a stopped worker (a board is being measured)
 would never notice.  Hence the guard: it waits for the end of a pipe that the main process alone holds
-open and then kills the server, and each worker has asked the kernel to be killed when the server dies.
+open and then kills the workers and the server.  Should the server die alone, the kernel kills the workers:
+each has asked for that, unless it was stopped before it could; then it ends when it goes on.
 """
 
 from __future__ import annotations
@@ -62,7 +63,23 @@ def guard(owner: Connection) -> None:
         while True:
             owner.recv_bytes()
             owner.send(server)
-    os.kill(server, signal.SIGKILL)
+    for pid in [*_children(server), server]:
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third (the state) on; empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _children(parent: int) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if stat_fields(pid)[1:2] == [str(parent)]]
 
 
 def work(jobs: Connection, server: int) -> None:

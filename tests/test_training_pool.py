@@ -22,6 +22,7 @@ from results.records import Fidelity
 from search import training_pool
 from search.training import TrainingJob, train
 from search.training_pool import TrainingPool
+from search.training_worker import stat_fields
 from tests.fixtures_training import small_network, task_file
 
 LIMIT_S = 120.0
@@ -57,7 +58,7 @@ def workers() -> list[int]:
 
 def state(pid: int) -> str:
     """State letter of a process; empty for one that is gone."""
-    fields = training_pool._stat(pid)
+    fields = stat_fields(pid)
     return fields[0] if fields else ""
 
 
@@ -160,7 +161,7 @@ def test_a_worker_killed_while_it_waits_costs_nothing(pool: TrainingPool, tmp_pa
 def test_a_killed_fork_server_is_replaced(pool: TrainingPool, tmp_path: Path) -> None:
     pool.submit(job(task_file(tmp_path))).result(LIMIT_S)
     (pid,) = workers()
-    os.kill(int(training_pool._stat(pid)[1]), signal.SIGKILL)
+    os.kill(int(stat_fields(pid)[1]), signal.SIGKILL)
     wait_until(lambda: not state(pid))  # workers die with it
     assert pool.submit(job(task_file(tmp_path))).result(LIMIT_S).weights
 
@@ -282,10 +283,15 @@ if __name__ == "__main__":
     pool = TrainingPool(2)
     for _ in range(2):
         pool.submit(job(str(folder / "task.py")))
-    wait_until(lambda: count(folder) >= 0 and len(workers()) == 2)
-    pool.pause()
+    if sys.argv[2] == "early":  # so early that a worker is stopped before it has run a line
+        wait_until(lambda: len(workers()) == 1)
+        pool.pause()
+        wait_until(lambda: len(workers()) == 2)
+    else:
+        wait_until(lambda: count(folder) >= 0 and len(workers()) == 2)
+        pool.pause()
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)
-    if sys.argv[2] == "wait":
+    if sys.argv[2] != "leave":
         time.sleep(10**6)
 """
 
@@ -308,9 +314,10 @@ def start_main(folder: Path, what: str) -> tuple[subprocess.Popen[str], list[int
     return process, pids
 
 
-def test_stopped_workers_die_with_a_killed_main_process(tmp_path: Path) -> None:
-    process, pids = start_main(tmp_path, "wait")
-    server = int(training_pool._stat(pids[0])[1])
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_stopped_workers_die_with_a_killed_main_process(tmp_path: Path, when: str) -> None:
+    process, pids = start_main(tmp_path, when)
+    server = int(stat_fields(pids[0])[1])
     assert "T" in [state(pid) for pid in pids]
     process.kill()
     process.communicate(timeout=LIMIT_S)
