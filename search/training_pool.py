@@ -10,24 +10,21 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import multiprocessing
 import os
 import pickle
 import queue
 import signal
 import threading
-import time
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 
 from results.errors import ConfigError, TrainingError
 from search.datasets import located
 from search.training import TrainingJob, TrainingResult
+from search.training_processes import PoolClosed, Processes, Worker
 from search.training_run import OnEpoch
-from search.training_worker import PRELOADED, EpochDone, JobFailed, guard, stat_fields, work
+from search.training_worker import EpochDone, JobFailed, stat_fields
 
 _logger = logging.getLogger(__name__)
 
@@ -41,16 +38,6 @@ _STALLED_TICKS = 600
 
 class _WorkerDied(Exception):
     """The process of a worker ended in the middle of a job."""
-
-
-class _PoolClosed(Exception):
-    """No process is started any more."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Worker:
-    process: ForkServerProcess
-    connection: Connection
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +67,7 @@ class TrainingPool:
         if workers < 1:
             raise ConfigError(f"a training pool needs at least 1 worker, got {workers}")
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
-        self._processes = _Processes()
+        self._processes = Processes()
         self._lock = threading.Lock()
         self._closed = False
         self._threads = [
@@ -164,14 +151,14 @@ class TrainingPool:
     def _serve(self) -> None:
         """Keeps one worker and gives it one job after another."""
         slot = _Slot(self._processes)
-        with contextlib.suppress(_PoolClosed, OSError, EOFError):  # tried again when there is a job
+        with contextlib.suppress(PoolClosed, OSError, EOFError):  # tried again when there is a job
             slot.worker()
         while (item := self._queue.get()) is not None:
             if not item.future.set_running_or_notify_cancel():
                 continue
             try:
                 result = slot.run(item)
-            except (TrainingError, _PoolClosed) as error:
+            except (TrainingError, PoolClosed) as error:
                 item.future.set_exception(error if isinstance(error, TrainingError) else CancelledError())
             else:
                 if isinstance(result, JobFailed):
@@ -184,11 +171,11 @@ class TrainingPool:
 class _Slot:
     """A worker that is replaced when it dies."""
 
-    def __init__(self, processes: _Processes) -> None:
+    def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
-    def worker(self) -> _Worker:
+    def worker(self) -> Worker:
         """A worker that lives, as far as can be told."""
         if self._worker is not None and not self._processes.alive(self._worker):
             self.discard()
@@ -207,7 +194,7 @@ class _Slot:
 
         Raises:
             TrainingError: If its worker was killed twice, or it had to be killed.
-            _PoolClosed: If the pool was closed meanwhile.
+            PoolClosed: If the pool was closed meanwhile.
         """
         reason = ""
         for _ in range(_ATTEMPTS):
@@ -225,7 +212,7 @@ class _Slot:
             "memory than the machine has ends like this",
         )
 
-    def _attempt(self, worker: _Worker, item: _Queued) -> TrainingResult | JobFailed:
+    def _attempt(self, worker: Worker, item: _Queued) -> TrainingResult | JobFailed:
         watch = _Watch(worker.process.pid or 0, item)
         try:
             worker.connection.send_bytes(item.payload)
@@ -296,134 +283,3 @@ def _cpu_s(pid: int) -> float:
     fields = stat_fields(pid)
     ticks = int(fields[11]) + int(fields[12]) if fields else 0
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-# --------------------------------------------------------------------------- the processes
-
-
-class _Processes:
-    """The processes of a pool: started, stopped for a while, killed; all under one lock."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(PRELOADED))
-        self._lock = threading.RLock()
-        self._running: set[ForkServerProcess] = set()
-        self._guard: _Worker | None = None
-        self._pauses = 0
-        self._closed = False
-
-    @property
-    def paused(self) -> bool:
-        """Whether the workers are stopped now."""
-        return self._pauses > 0
-
-    def start(self) -> _Worker:
-        """A new worker; stopped at once if the pool is paused.
-
-        Raises:
-            _PoolClosed: After :meth:`kill`.
-        """
-        with self._lock:
-            if self._closed:
-                raise _PoolClosed
-            server = self._guarded()
-            ours, theirs = self._context.Pipe()
-            with theirs:
-                process = self._context.Process(
-                    target=work, args=(theirs, server), name="boardwise-training", daemon=True
-                )
-                process.start()
-            self._running.add(process)
-            if self._pauses:
-                self._signal(signal.SIGSTOP)
-            return _Worker(process, ours)
-
-    def _guarded(self) -> int:
-        """Process number of the fork server, which a guard watches over."""
-        for _ in range(_ATTEMPTS):
-            if self._guard is None:
-                ours, theirs = self._context.Pipe()
-                with theirs:
-                    process = self._context.Process(
-                        target=guard, args=(theirs,), name="boardwise-guard", daemon=True
-                    )
-                    process.start()
-                self._guard = _Worker(process, ours)
-            try:
-                self._guard.connection.send_bytes(b"who")
-                return int(self._guard.connection.recv())
-            except (EOFError, OSError):  # it died with an earlier fork server
-                self.end_guard()
-        raise OSError("the fork server of the training pool does not stay alive")
-
-    def pause(self) -> None:
-        """Stops the workers, unless they are stopped already."""
-        with self._lock:
-            self._pauses += 1
-            if self._pauses == 1:
-                self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Takes one pause back; the workers go on after the last."""
-        with self._lock:
-            if not self._pauses:
-                raise RuntimeError("the training pool is not paused")
-            self._pauses -= 1
-            if not self._pauses:
-                self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        pids = [process.pid for process in self._running if process.is_alive() and process.pid]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if number == signal.SIGSTOP:
-            _wait_until_stopped(pids)
-
-    def kill(self) -> None:
-        """Kills all workers; none is started afterwards."""
-        with self._lock:
-            self._closed = True
-            for process in self._running:
-                process.kill()
-
-    def alive(self, worker: _Worker) -> bool:
-        """Whether a worker has not ended."""
-        with self._lock:
-            return worker.process.is_alive()
-
-    def exitcode(self, worker: _Worker) -> int | None:
-        """How a worker ended that closed its pipe; None if it has not yet ended."""
-        with self._lock:
-            worker.process.join(_TICK_S)
-            return worker.process.exitcode
-
-    def end(self, worker: _Worker) -> None:
-        """Kills one worker and waits until it is gone."""
-        with self._lock:
-            _end(worker)
-            self._running.discard(worker.process)
-            worker.process.close()
-
-    def end_guard(self) -> None:
-        """Ends the guard, which would take the end of the pipe for the end of this process."""
-        with self._lock:
-            if self._guard is not None:
-                _end(self._guard)
-                self._guard.process.close()
-                self._guard = None
-
-
-def _end(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.join()
-    worker.connection.close()
-
-
-def _wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
-    """Returns when no thread of the processes runs (a signal takes effect a moment after it is sent)."""
-    end = time.monotonic() + limit_s
-    for pid in pids:
-        while (fields := stat_fields(pid)) and fields[0] not in "TtZX" and time.monotonic() < end:
-            time.sleep(0.0005)

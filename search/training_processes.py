@@ -1,0 +1,161 @@
+"""The processes of a training pool: started, stopped for a while, killed.
+
+What they run is in :mod:`search.training_worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+
+from search.training_worker import PRELOADED, guard, stat_fields, work
+
+_REAP_LIMIT_S = 1.0
+_ATTEMPTS = 2
+
+
+class PoolClosed(Exception):
+    """No process is started any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A process that trains, or the guard, and this process's end of the pipe to it."""
+
+    process: ForkServerProcess
+    connection: Connection
+
+
+class Processes:
+    """The processes of a pool: started, stopped for a while, killed; all under one lock."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
+        self._lock = threading.RLock()
+        self._running: set[ForkServerProcess] = set()
+        self._guard: Worker | None = None
+        self._pauses = 0
+        self._closed = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether the workers are stopped now."""
+        return self._pauses > 0
+
+    def start(self) -> Worker:
+        """A new worker; stopped at once if the pool is paused.
+
+        Raises:
+            PoolClosed: After :meth:`kill`.
+        """
+        with self._lock:
+            if self._closed:
+                raise PoolClosed
+            server = self._guarded()
+            ours, theirs = self._context.Pipe()
+            with theirs:
+                process = self._context.Process(
+                    target=work, args=(theirs, server), name="boardwise-training", daemon=True
+                )
+                process.start()
+            self._running.add(process)
+            if self._pauses:
+                self._signal(signal.SIGSTOP)
+            return Worker(process, ours)
+
+    def _guarded(self) -> int:
+        """Process number of the fork server, which a guard watches over."""
+        for _ in range(_ATTEMPTS):
+            if self._guard is None:
+                ours, theirs = self._context.Pipe()
+                with theirs:
+                    process = self._context.Process(
+                        target=guard, args=(theirs,), name="boardwise-guard", daemon=True
+                    )
+                    process.start()
+                self._guard = Worker(process, ours)
+            try:
+                self._guard.connection.send_bytes(b"who")
+                return int(self._guard.connection.recv())
+            except (EOFError, OSError):  # it died with an earlier fork server
+                self.end_guard()
+        raise OSError("the fork server of the training pool does not stay alive")
+
+    def pause(self) -> None:
+        """Stops the workers, unless they are stopped already."""
+        with self._lock:
+            self._pauses += 1
+            if self._pauses == 1:
+                self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Takes one pause back; the workers go on after the last."""
+        with self._lock:
+            if not self._pauses:
+                raise RuntimeError("the training pool is not paused")
+            self._pauses -= 1
+            if not self._pauses:
+                self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pids = [process.pid for process in self._running if process.is_alive() and process.pid]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            _wait_until_stopped(pids)
+
+    def kill(self) -> None:
+        """Kills all workers; none is started afterwards."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def alive(self, worker: Worker) -> bool:
+        """Whether a worker has not ended."""
+        with self._lock:
+            return worker.process.is_alive()
+
+    def exitcode(self, worker: Worker) -> int | None:
+        """How a worker ended that closed its pipe; None if it has not yet ended."""
+        with self._lock:
+            worker.process.join(_REAP_LIMIT_S)
+            return worker.process.exitcode
+
+    def end(self, worker: Worker) -> None:
+        """Kills one worker and waits until it is gone."""
+        with self._lock:
+            _end(worker)
+            self._running.discard(worker.process)
+            worker.process.close()
+
+    def end_guard(self) -> None:
+        """Ends the guard, which would take the end of the pipe for the end of this process."""
+        with self._lock:
+            if self._guard is not None:
+                _end(self._guard)
+                self._guard.process.close()
+                self._guard = None
+
+
+def _end(worker: Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
+    """Returns when no thread of the processes runs (a signal takes effect a moment after it is sent)."""
+    end = time.monotonic() + limit_s
+    for pid in pids:
+        while (fields := stat_fields(pid)) and fields[0] not in "TtZX" and time.monotonic() < end:
+            time.sleep(0.0005)
