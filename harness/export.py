@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness import plugins
 from harness.folding import Weights
+from harness.quantization import Calibration
 from results.codec import digest
 from results.errors import ConfigError, ExportError
 from results.records import Artifact
@@ -40,7 +41,15 @@ class Exporter(Protocol):
     FILE_FORMAT: str
     PRECISIONS: tuple[str, ...]
 
-    def write(self, network: Network, weights: Weights, *, batch: int = 1) -> bytes:
+    def write(
+        self,
+        network: Network,
+        weights: Weights,
+        *,
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
+        batch: int = 1,
+    ) -> bytes:
         """The file; equal arguments give equal bytes."""
 
     def check(self, data: bytes) -> None:
@@ -82,7 +91,13 @@ class Comparison:
 
 
 def export(
-    network: Network, weights: Weights, file_format: str, precision: str = "fp32", *, batch: int = 1
+    network: Network,
+    weights: Weights,
+    file_format: str,
+    precision: str = "fp32",
+    *,
+    calibration: Calibration | None = None,
+    batch: int = 1,
 ) -> Exported:
     """Writes a network as a file and has the format's own checker look at it.
 
@@ -91,23 +106,27 @@ def export(
         weights: Its weights.
         file_format: ``onnx``, ``tflite`` or the name of another exporter.
         precision: One that the exporter writes.
+        calibration: Ranges of the tensors, for int8 and only for that.
         batch: Fixed number of images that the file takes at a time.
 
     Raises:
-        ConfigError: For a format or precision that there is not.
+        ConfigError: For a format or precision that there is not, or int8 without ranges.
         ExportError: If the weights do not fit or are not finite, or the checker refuses the file.
     """
     exporter = _exporter(file_format)
     if precision not in exporter.PRECISIONS:
         known = ", ".join(exporter.PRECISIONS)
         raise ConfigError(f"no {precision!r} {file_format} file can be written; precisions: {known}")
+    if (calibration is not None) != (precision == "int8"):
+        raise ConfigError(f"int8 and nothing else needs calibrated ranges, got {calibration} for {precision}")
     if batch < 1:
         raise ConfigError(f"a file takes at least 1 image at a time, got batch = {batch}")
-    data = exporter.write(network, weights, batch=batch)
+    data = exporter.write(network, weights, precision=precision, calibration=calibration, batch=batch)
     exporter.check(data)
+    variant = [calibration.symmetric, calibration.integer_io] if calibration is not None else []
     artifact = Artifact(
         sha256=hashlib.sha256(data).hexdigest(),
-        graph=digest([network.fingerprint, file_format, precision, batch]),
+        graph=digest([network.fingerprint, file_format, precision, batch, *variant]),
         weights=_weights_hash(network, weights),
         file_format=file_format,
         precision=precision,
@@ -150,7 +169,12 @@ def compare(exported: Exported, reference: Logits, images: Images) -> Comparison
         ExportError: If they differ by more than rounding (:data:`TOLERANCE`) or are not finite.
         RuntimeRefused: If the runtime does not load or run the file.
     """
-    artifact, logits = exported.artifact, run_on_host(exported, images)
+    return compare_logits(exported, reference, run_on_host(exported, images))
+
+
+def compare_logits(exported: Exported, reference: Logits, logits: Logits) -> Comparison:
+    """Compares a file's logits with PyTorch's of the same images; errors as in :func:`compare`."""
+    artifact = exported.artifact
     for who, values in (("PyTorch", reference), (f"the {artifact.file_format} file", logits)):
         if not np.isfinite(values).all():
             raise ExportError(artifact.sha256, f"{who} computes logits that are not finite")

@@ -4,7 +4,8 @@ Batch norms are folded into the convolution before them wherever nothing else re
 what lies between (arithmetic in float64, one rounding to float32 at the end); where that is not so
 they stay an operation of their own, ``x * weight + bias`` per channel.  An activation is attached to
 the operation before it under the same rule; whether a format has one operation for both is the
-writer's affair.  Layers that the output does not depend on are left out.
+writer's affair.  Layers that the output does not depend on are left out, and so are identities and
+zeros wherever arithmetic allows (``x + 0``).
 """
 
 from __future__ import annotations
@@ -17,18 +18,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import resizing
 from results.errors import ExportError
 from search.network import (
     Activation,
     Activations,
     Add,
+    AvgPool,
     BatchNorm,
     Conv,
     Dense,
-    GlobalPool,
+    Identity,
+    Layer,
+    MaxPool,
+    Multiply,
     Network,
     Node,
+    Resize,
     Shape,
+    Zero,
     weight_shapes,
 )
 
@@ -52,12 +60,31 @@ class Operation:
     """
 
     name: str
-    layer: Conv | BatchNorm | Activation | Add | GlobalPool | Dense
+    layer: Layer
     inputs: tuple[str, ...]
     shape: Shape
     weight: Array | None = None
     bias: Array | None = None
     activation: Activations | None = None
+
+    @property
+    def linear(self) -> str:
+        """Name of what it computes before its activation."""
+        return f"{self.name}.linear" if self.activation else self.name
+
+
+FUSING = (Conv, Dense, BatchNorm, Add, Multiply, MaxPool, AvgPool)
+"""Layers that runtimes compute together with a ReLU or ReLU6."""
+
+
+def fuses(operation: Operation) -> bool:
+    """Whether nothing lies between an operation and its activation, or it has none."""
+    if operation.activation is None:
+        return True
+    return operation.activation in ("relu", "relu6") and isinstance(operation.layer, FUSING)
+
+
+_ZERO_AT_ZERO = ("relu", "relu6", "hard_swish", "silu")
 
 
 def fold(network: Network, weights: Weights) -> tuple[Operation, ...]:
@@ -68,13 +95,16 @@ def fold(network: Network, weights: Weights) -> tuple[Operation, ...]:
 
     Raises:
         ExportError: If weights are missing, have another shape, or are not finite once folded; the
-            message names the node.
+            message names the node.  If runtimes would resize differently, or the network computes nothing.
     """
     _check_weights(network, weights)
     nodes = _live_nodes(network)
+    if not nodes:
+        raise ExportError(network.fingerprint, "the network hands its input through: there is nothing to run")
     readers = Counter(name for node in nodes for name in node.inputs)
     made: dict[str, Operation] = {}
     for node in nodes:
+        _check_resizing(network, node)
         operation = _operation(network, node, weights)
         before = made.get(node.inputs[0])
         if before is not None and readers[before.name] == 1 and (joined := _join(before, operation)):
@@ -82,6 +112,17 @@ def fold(network: Network, weights: Weights) -> tuple[Operation, ...]:
             operation = joined
         made[node.name] = operation
     return tuple(_finish(network, operation) for operation in made.values())
+
+
+def _check_resizing(network: Network, node: Node) -> None:
+    shape = network.shapes[node.inputs[0]]
+    if isinstance(node.layer, Resize) and not resizing.agrees(node.layer, shape):
+        sizes = f"{shape[1:]} to {node.layer.size}"
+        raise ExportError(
+            network.fingerprint,
+            f"{node.name!r} resizes {sizes} by nearest pixels, of which runtimes take different ones; "
+            "use a whole factor or bilinear",
+        )
 
 
 def _check_weights(network: Network, weights: Weights) -> None:
@@ -96,12 +137,47 @@ def _check_weights(network: Network, weights: Weights) -> None:
 
 
 def _live_nodes(network: Network) -> list[Node]:
-    """The nodes that the output depends on, in their order."""
-    live = {network.output}
-    for node in reversed(network.nodes):
+    """The nodes that the output depends on, in their order; the last one computes the output."""
+    nodes, output = _simplified(network)
+    live = {output}
+    for node in reversed(nodes):
         if node.name in live:
             live.update(node.inputs)
-    return [node for node in network.nodes if node.name in live]
+    return [node for node in nodes if node.name in live]
+
+
+def _simplified(network: Network) -> tuple[list[Node], str]:
+    """The nodes without identities and with as few zeros as arithmetic allows, and the output's name."""
+    same = {"input": "input"}  # by node, the node left over that computes the same
+    zeros: set[str] = set()
+    nodes: list[Node] = []
+    for node in network.nodes:
+        inputs = tuple(same[name] for name in node.inputs)
+        equal = _equal(node.layer, inputs, zeros)
+        same[node.name] = equal or node.name
+        if equal is None:
+            is_zero = isinstance(node.layer, Zero) or (
+                isinstance(node.layer, Multiply) and not zeros.isdisjoint(inputs)
+            )
+            if is_zero:
+                zeros.add(node.name)
+            nodes.append(Node(node.name, Zero(), inputs[:1]) if is_zero else replace(node, inputs=inputs))
+    return nodes, same[network.output]
+
+
+def _equal(layer: Layer, inputs: tuple[str, ...], zeros: set[str]) -> str | None:
+    """Which of its inputs a layer hands through, if any."""
+    match layer:
+        case Identity():
+            return inputs[0]
+        case Zero() if inputs[0] in zeros:
+            return inputs[0]
+        case Add() if not zeros.isdisjoint(inputs):
+            return inputs[1] if inputs[0] in zeros else inputs[0]
+        case Activation(kind=kind) if inputs[0] in zeros and kind in _ZERO_AT_ZERO:
+            return inputs[0]
+        case _:
+            return None
 
 
 def _operation(network: Network, node: Node, weights: Weights) -> Operation:

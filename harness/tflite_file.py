@@ -18,7 +18,27 @@ from numpy.typing import NDArray
 IDENTIFIER = b"TFL3"
 
 _SCHEMA_VERSION = 3
-_TYPES = {"float32": tflite.TensorType.FLOAT32, "int32": tflite.TensorType.INT32}
+_TYPES = {
+    "float32": tflite.TensorType.FLOAT32,
+    "float16": tflite.TensorType.FLOAT16,
+    "int32": tflite.TensorType.INT32,
+    "int8": tflite.TensorType.INT8,
+}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """How a tensor's integers stand for numbers: ``scale * (integer - zero_point)``.
+
+    Attributes:
+        scales: One, or one per index of ``axis``.
+        zero_points: As many.
+        axis: Along which the scales differ.
+    """
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,7 @@ class _Tensor:
     shape: tuple[int, ...]
     type: int
     buffer: int = 0
+    affine: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +56,7 @@ class _Operator:
     inputs: tuple[int, ...]
     output: int
     options: str
-    fields: Mapping[str, int]
+    fields: Mapping[str, float]
 
 
 @dataclass
@@ -46,26 +67,28 @@ class TfliteFile:
     _operators: list[_Operator] = field(default_factory=list)
     _codes: dict[tuple[int, int], int] = field(default_factory=dict)
     _buffers: list[bytes] = field(default_factory=lambda: [b""])
-    _constants: dict[tuple[str, tuple[int, ...], bytes], int] = field(default_factory=dict)
+    _constants: dict[tuple[str, tuple[int, ...], bytes, Affine | None], int] = field(default_factory=dict)
 
-    def tensor(self, name: str, shape: Sequence[int]) -> int:
-        """Adds a float32 tensor that the network computes or is given."""
-        self._tensors.append(_Tensor(name, tuple(shape), _TYPES["float32"]))
+    def tensor(
+        self, name: str, shape: Sequence[int], *, dtype: str = "float32", affine: Affine | None = None
+    ) -> int:
+        """Adds a tensor that the network computes or is given."""
+        self._tensors.append(_Tensor(name, tuple(shape), _TYPES[dtype], affine=affine))
         return len(self._tensors) - 1
 
-    def constant(self, name: str, values: NDArray[Any]) -> int:
-        """Adds constant float32 or int32 values; equal ones are stored once."""
+    def constant(self, name: str, values: NDArray[Any], affine: Affine | None = None) -> int:
+        """Adds constant float32, float16, int32 or int8 values; equal ones are stored once."""
         data = values.tobytes()
-        key = (values.dtype.name, values.shape, data)
+        key = (values.dtype.name, values.shape, data, affine)
         if key not in self._constants:
             self._buffers.append(data)
-            tensor = _Tensor(name, values.shape, _TYPES[values.dtype.name], len(self._buffers) - 1)
-            self._tensors.append(tensor)
+            kind = _TYPES[values.dtype.name]
+            self._tensors.append(_Tensor(name, values.shape, kind, len(self._buffers) - 1, affine))
             self._constants[key] = len(self._tensors) - 1
         return self._constants[key]
 
     def operate(
-        self, code: tuple[int, int], inputs: Sequence[int], output: int, options: str = "", **fields: int
+        self, code: tuple[int, int], inputs: Sequence[int], output: int, options: str = "", **fields: float
     ) -> int:
         """Adds an operator that makes ``output``, and returns that.
 
@@ -83,6 +106,7 @@ class TfliteFile:
     def pack(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The file, with the tensors that are its inputs and outputs."""
         size = sum(len(data) + 64 for data in self._buffers)
+        size += sum(12 * len(tensor.affine.scales) for tensor in self._tensors if tensor.affine)
         builder = flatbuffers.Builder(size + 256 * (len(self._tensors) + len(self._operators)) + 1024)
         buffers = _vector(builder, [_buffer(builder, data) for data in self._buffers])
         subgraph = self._subgraph(builder, inputs, outputs)
@@ -141,12 +165,25 @@ def _buffer(builder: Any, data: bytes) -> int:
 def _tensor(builder: Any, tensor: _Tensor) -> int:
     shape = _integers(builder, tensor.shape)
     name = builder.CreateString(tensor.name)
+    affine = None if tensor.affine is None else _affine(builder, tensor.affine)
     tflite.TensorStart(builder)
     tflite.TensorAddShape(builder, shape)
     tflite.TensorAddType(builder, tensor.type)
     tflite.TensorAddBuffer(builder, tensor.buffer)
     tflite.TensorAddName(builder, name)
+    if affine is not None:
+        tflite.TensorAddQuantization(builder, affine)
     return _end(tflite.TensorEnd, builder)
+
+
+def _affine(builder: Any, affine: Affine) -> int:
+    scales = int(builder.CreateNumpyVector(np.array(affine.scales, np.float32)))
+    zero_points = int(builder.CreateNumpyVector(np.array(affine.zero_points, np.int64)))
+    tflite.QuantizationParametersStart(builder)
+    tflite.QuantizationParametersAddScale(builder, scales)
+    tflite.QuantizationParametersAddZeroPoint(builder, zero_points)
+    tflite.QuantizationParametersAddQuantizedDimension(builder, affine.axis)
+    return _end(tflite.QuantizationParametersEnd, builder)
 
 
 def _operator_code(builder: Any, code: int, version: int) -> int:
@@ -171,7 +208,7 @@ def _operator(builder: Any, operator: _Operator) -> int:
     return _end(tflite.OperatorEnd, builder)
 
 
-def _options(builder: Any, table: str, fields: Mapping[str, int]) -> int:
+def _options(builder: Any, table: str, fields: Mapping[str, float]) -> int:
     getattr(tflite, f"{table}Start")(builder)
     for name, value in fields.items():
         getattr(tflite, f"{table}Add{name}")(builder, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,16 +11,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from results.errors import ArchitectureError
+from search.layers import Padding
 from search.network import (
     Activation,
+    Activations,
     Add,
+    AvgPool,
     BatchNorm,
+    Concat,
     Conv,
     Dense,
+    Flatten,
     GlobalPool,
+    Identity,
     Layer,
+    MaxPool,
+    Multiply,
     Network,
+    Resize,
     Shape,
+    Softmax,
+    Zero,
     initial_weights,
     last_readers,
 )
@@ -31,6 +42,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
 }
 
 
@@ -74,22 +88,78 @@ class NetworkModule(nn.Module):
         match layer:
             case Conv(padding=padding):
                 return self._convolve(name, padding, inputs[0])
-            case Activation(kind=kind):
-                return _ACTIVATIONS[kind](inputs[0])
-            case Add():
-                return inputs[0] + inputs[1]
-            case GlobalPool():
-                return inputs[0].mean((2, 3))
             case BatchNorm() | Dense():
                 result: Tensor = self._modules[name](inputs[0])  # type: ignore[misc]
                 return result
+            case _:
+                return compute(layer, inputs)
 
     def _convolve(self, name: str, padding: tuple[int, int, int, int], x: Tensor) -> Tensor:
         top, bottom, left, right = padding
         if top != bottom or left != right:
-            x = F.pad(x, (left, right, top, bottom))
+            x = _padded(x, padding, 0.0)
         result: Tensor = self._modules[name](x)  # type: ignore[misc]
         return result
+
+
+def compute(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
+    """What a layer without weights makes of its inputs, batch first.
+
+    Raises:
+        ArchitectureError: For a layer with weights.
+    """
+    x = inputs[0]
+    match layer:
+        case Activation(kind=kind):
+            return activate(kind, x)
+        case Add():
+            return x + inputs[1]
+        case Multiply():
+            return x * inputs[1]
+        case Concat():
+            return torch.cat(tuple(inputs), 1)
+        case Zero():
+            return torch.zeros_like(x)
+        case Identity():
+            return x
+        case _:
+            return _reshape(layer, x)
+
+
+def activate(kind: Activations, x: Tensor) -> Tensor:
+    """An activation, element by element."""
+    return _ACTIVATIONS[kind](x)
+
+
+def _reshape(layer: Layer, x: Tensor) -> Tensor:
+    match layer:
+        case Flatten():
+            return x.flatten(1)
+        case Softmax():
+            return x.softmax(1)
+        case GlobalPool(keep_dims=keep):
+            return x.mean((2, 3), keepdim=keep)
+        case MaxPool():
+            return F.max_pool2d(_padded(x, layer.padding, -torch.inf), layer.kernel, layer.stride)
+        case AvgPool():
+            return _average(layer, x)
+        case Resize(size=size, mode=mode):
+            return F.interpolate(x, size, mode=mode)  # pixel centres at half integers where bilinear
+        case _:
+            raise ArchitectureError(f"{layer} needs weights")
+
+
+def _average(layer: AvgPool, x: Tensor) -> Tensor:
+    means = F.avg_pool2d(_padded(x, layer.padding, 0.0), layer.kernel, layer.stride)
+    if layer.count_padding or not any(layer.padding):
+        return means
+    ones = _padded(torch.ones_like(x[:1, :1]), layer.padding, 0.0)
+    return means / F.avg_pool2d(ones, layer.kernel, layer.stride)  # by the share of the window inside
+
+
+def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
+    top, bottom, left, right = padding
+    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
 
 
 def _layer_module(layer: Layer, shape: Shape) -> nn.Module | None:

@@ -5,7 +5,7 @@ The PyTorch module, the ONNX and TFLite files, MACs, parameters and activation m
 
 Shapes are without the batch: ``(channels, height, width)`` for images, ``(features,)`` after a global
 pool.  Weights are a mapping from PyTorch's state-dict names (``"<node>.weight"``, ``"<node>.bias"``,
-``"<node>.running_mean"`` ...) to float32 arrays in PyTorch's layout.
+``"<node>.running_mean"`` ...) to float32 arrays in PyTorch's layout.  Layers: :mod:`search.layers`.
 """
 
 from __future__ import annotations
@@ -13,74 +13,68 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod, sqrt
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from results.codec import digest, to_json
 from results.errors import ArchitectureError
+from search.layers import (
+    Activation,
+    Activations,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Identity,
+    Layer,
+    MaxPool,
+    Multiply,
+    Resize,
+    Shape,
+    Softmax,
+    Zero,
+    output_shape,
+    tensors,
+)
 
-Shape = tuple[int, ...]
-Activations = Literal["relu", "relu6", "hard_swish"]
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A 2-D convolution.
-
-    Attributes:
-        channels: Output channels.
-        kernel: ``(height, width)``.
-        stride: ``(vertical, horizontal)``.
-        padding: ``(top, bottom, left, right)``, zeros.
-        groups: Equal to the input channels for a depthwise convolution.
-        dilation: ``(vertical, horizontal)``.
-        bias: Whether it adds a bias; none where a batch norm follows.
-    """
-
-    channels: int
-    kernel: tuple[int, int] = (3, 3)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
-    groups: int = 1
-    dilation: tuple[int, int] = (1, 1)
-    bias: bool = False
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalisation over the channels; folded into the convolution before it on export."""
-
-    epsilon: float = 1e-5
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A nonlinearity, element by element."""
-
-    kind: Activations = "relu"
-
-
-@dataclass(frozen=True)
-class Add:
-    """Sum of two inputs of equal shape."""
-
-
-@dataclass(frozen=True)
-class GlobalPool:
-    """Mean over height and width: ``(c, h, w)`` to ``(c,)``."""
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer with bias: ``(n,)`` to ``(units,)``."""
-
-    units: int
+__all__ = [
+    "Activation",
+    "Activations",
+    "Add",
+    "AvgPool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Costs",
+    "Dense",
+    "Flatten",
+    "GlobalPool",
+    "Identity",
+    "Layer",
+    "MaxPool",
+    "Multiply",
+    "Network",
+    "Node",
+    "Resize",
+    "Shape",
+    "Softmax",
+    "Zero",
+    "costs",
+    "initial_weights",
+    "last_readers",
+    "node_macs",
+    "output_shape",
+    "peak_activations",
+    "weight_shapes",
+]
 
 
-Layer = Conv | BatchNorm | Activation | Add | GlobalPool | Dense
-_RANKS: dict[type, int] = {Conv: 3, BatchNorm: 3, GlobalPool: 3, Dense: 1}  # of what a layer reads
+_IN_PLACE = (BatchNorm, Activation, Identity, Flatten)
 
 
 @dataclass(frozen=True)
@@ -145,53 +139,6 @@ class Network:
         return digest([list(self.input_shape), rows])
 
 
-def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
-    """Shape that a layer makes of its inputs' shapes.
-
-    Raises:
-        ArchitectureError: If the layer cannot take them.
-    """
-    _check_inputs(layer, inputs)
-    match layer:
-        case Conv():
-            return _conv_shape(layer, inputs[0])
-        case GlobalPool():
-            return inputs[0][:1]
-        case Dense():
-            if layer.units < 1:
-                raise ArchitectureError(f"a dense layer needs units, got {layer.units}")
-            return (layer.units,)
-        case _:
-            return inputs[0]
-
-
-def _check_inputs(layer: Layer, inputs: list[Shape]) -> None:
-    wanted = 2 if isinstance(layer, Add) else 1
-    if len(inputs) != wanted:
-        raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
-    if inputs[0] != inputs[-1]:
-        raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
-    rank = _RANKS.get(type(layer))
-    if rank is not None and len(inputs[0]) != rank:
-        raise ArchitectureError(f"needs an input of rank {rank}, got shape {inputs[0]}")
-
-
-def _conv_shape(layer: Conv, shape: Shape) -> Shape:
-    channels, height, width = shape
-    if min(layer.groups, *layer.kernel, *layer.stride, *layer.dilation) < 1 or min(layer.padding) < 0:
-        raise ArchitectureError(f"kernel, stride, dilation and groups start at 1, padding at 0: {layer}")
-    if layer.channels < 1 or channels % layer.groups or layer.channels % layer.groups:
-        raise ArchitectureError(f"{channels} to {layer.channels} channels do not divide into {layer.groups}")
-    top, bottom, left, right = layer.padding
-    out = []
-    for axis, (size, pad) in enumerate(((height, top + bottom), (width, left + right))):
-        reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-        out.append((size + pad - reach) // layer.stride[axis] + 1)
-    if min(out) < 1:
-        raise ArchitectureError(f"a {layer.kernel} kernel does not fit into {shape}")
-    return (layer.channels, *out)
-
-
 @dataclass(frozen=True)
 class Costs:
     """What a network costs by its graph alone, for one input.
@@ -239,8 +186,8 @@ def peak_activations(network: Network) -> int:
     """Largest number of elements alive at one time, nodes computed in their order.
 
     A tensor lives from the node that makes it to the last node that reads it; a node's inputs and
-    output are alive together.  Batch norms and activations work in place where nothing else reads
-    their input: runtimes fold the one and fuse or overwrite with the other.
+    output are alive together.  Batch norms, activations, identities and flattening work in place where
+    nothing else reads their input: runtimes fold, fuse or overwrite.
     """
     last = last_readers(network)
     sizes = {name: prod(shape) for name, shape in network.shapes.items()}
@@ -248,7 +195,7 @@ def peak_activations(network: Network) -> int:
     peak = alive
     for i, node in enumerate(network.nodes):
         dying = sum(sizes[name] for name in set(node.inputs) if last[name] == i)
-        in_place = isinstance(node.layer, BatchNorm | Activation) and dying > 0
+        in_place = isinstance(node.layer, _IN_PLACE) and dying > 0
         alive += sizes[node.name]
         peak = max(peak, alive - dying if in_place else alive)
         alive -= dying + (0 if node.name in last else sizes[node.name])
@@ -259,22 +206,9 @@ def weight_shapes(network: Network) -> dict[str, Shape]:
     """Shape of every tensor of the weights mapping by name, running statistics included."""
     shapes: dict[str, Shape] = {}
     for node in network.nodes:
-        for tensor, shape in _tensors(node.layer, network.shapes[node.inputs[0]]).items():
+        for tensor, shape in tensors(node.layer, network.shapes[node.inputs[0]]).items():
             shapes[f"{node.name}.{tensor}"] = shape
     return shapes
-
-
-def _tensors(layer: Layer, shape: Shape) -> dict[str, Shape]:
-    match layer:
-        case Conv(channels=channels, kernel=kernel, groups=groups, bias=bias):
-            weight = {"weight": (channels, shape[0] // groups, *kernel)}
-            return weight | ({"bias": (channels,)} if bias else {})
-        case BatchNorm():
-            return {name: shape[:1] for name in ("weight", "bias", "running_mean", "running_var")}
-        case Dense(units=units):
-            return {"weight": (units, shape[0]), "bias": (units,)}
-        case _:
-            return {}
 
 
 def initial_weights(network: Network, seed: int) -> dict[str, NDArray[np.float32]]:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import ai_edge_litert.interpreter as litert
 import numpy as np
@@ -19,25 +19,36 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from harness import resizing
 from harness.exporters.tflite import channels_first, channels_last
 from search.module import to_module
 from search.network import (
     Activation,
+    Activations,
     Add,
+    AvgPool,
     BatchNorm,
+    Concat,
     Conv,
     Dense,
+    Flatten,
     GlobalPool,
+    Identity,
     Layer,
+    MaxPool,
+    Multiply,
     Network,
     Node,
+    Resize,
     Shape,
+    Softmax,
+    Zero,
     output_shape,
     weight_shapes,
 )
 
 IMAGES = 2
-KINDS = ("relu", "relu6", "hard_swish")
+KINDS = get_args(Activations)
 
 
 # --------------------------------------------------------------------------- runtimes
@@ -119,39 +130,114 @@ def convolutions(draw: st.DrawFn, shape: Shape) -> Conv:
 
 
 @st.composite
+def pools(draw: st.DrawFn, shape: Shape) -> MaxPool | AvgPool:
+    """A pooling that fits on an image of this shape."""
+    kernel = draw(st.tuples(*[st.sampled_from((1, 2, 3))] * 2))
+    padding = []
+    for edge, size in zip(kernel, shape[1:], strict=True):
+        sides = draw(st.tuples(*[st.integers(0, edge - 1)] * 2))
+        padding += sides if sum(sides) + size >= edge else (edge - 1, edge - 1)
+    stride = draw(st.tuples(*[st.sampled_from((1, 2, 3))] * 2))
+    if draw(st.booleans()):
+        return MaxPool(kernel, stride, tuple(padding))
+    return AvgPool(kernel, stride, tuple(padding), draw(st.booleans()))
+
+
+def single_layers(kind: str, shape: Shape) -> st.SearchStrategy[Layer]:
+    """Layers of a kind that read one image of this shape."""
+    return {
+        "conv": convolutions(shape),
+        "pool": pools(shape),
+        "norm": st.builds(BatchNorm, st.sampled_from((1e-5, 1e-3))),
+        "activation": st.builds(Activation, st.sampled_from(KINDS)),
+        "resize": st.builds(
+            Resize, st.tuples(*[st.integers(1, 19)] * 2), st.sampled_from(("nearest", "bilinear"))
+        ).filter(lambda layer: resizing.agrees(layer, shape)),
+        "hollow": st.sampled_from((Zero(), Identity())),
+    }[kind]
+
+
+class Drawing:
+    """A network in the making; most often it goes on from the last tensor, else from any."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.shape = (
+            draw(st.integers(1, 6)),
+            draw(st.sampled_from((1, *range(1, 18)))),
+            draw(st.integers(1, 17)),
+        )
+        self.shapes: dict[str, Shape] = {"input": self.shape}
+        self.nodes: list[Node] = []
+        self.last = "input"
+
+    def add(self, layer: Layer, *inputs: str) -> None:
+        name = f"n{len(self.nodes)}"
+        self.nodes.append(Node(name, layer, inputs))
+        self.shapes[name] = output_shape(layer, [self.shapes[i] for i in inputs])
+        self.last = name
+
+    def grow(self) -> None:
+        """One more layer on an image, or several where they belong together."""
+        draw = self.draw
+        images = [name for name, shape in self.shapes.items() if len(shape) == 3]
+        source = draw(st.sampled_from([self.last, self.last, self.last, *images]))
+        shape = self.shapes[source]
+        twins = [name for name in images if self.shapes[name] == shape]
+        kind = draw(st.sampled_from(LAYERS))
+        match kind:
+            case "add" | "multiply":
+                layer = Add() if kind == "add" else Multiply()
+                self.add(layer, source, draw(st.sampled_from(twins)))
+            case "excite":
+                self.excite(source)
+            case "concat":
+                beside = [name for name in images if self.shapes[name][1:] == shape[1:]]
+                self.add(Concat(), source, *draw(st.lists(st.sampled_from(beside), min_size=1, max_size=3)))
+            case _:
+                self.add(draw(single_layers(kind, shape)), source)
+
+    def excite(self, source: str) -> None:
+        """Squeeze-excitation."""
+        point = {"kernel": (1, 1), "padding": (0, 0, 0, 0), "bias": True}
+        self.add(GlobalPool(keep_dims=True), source)
+        self.add(Conv(self.draw(st.integers(1, 4)), **point), self.last)
+        self.add(Activation("relu"), self.last)
+        self.add(Conv(self.shapes[source][0], **point), self.last)
+        self.add(Activation(self.draw(st.sampled_from(("sigmoid", "hard_sigmoid")))), self.last)
+        self.add(Multiply(), source, self.last)
+
+    def close(self) -> None:
+        """A head, or none."""
+        head = self.draw(st.sampled_from(("pool", "pool", "flatten", "none")))
+        if head == "none":
+            return
+        self.add(GlobalPool() if head == "pool" else Flatten(), self.last)
+        if self.draw(st.booleans()):
+            self.add(Activation(self.draw(st.sampled_from(KINDS))), self.last)
+        if self.draw(st.booleans()):
+            self.add(Concat(), self.last, self.last)
+        self.add(Dense(self.draw(st.integers(1, 10))), self.last)
+        if self.draw(st.sampled_from((False, False, True))):
+            self.add(Softmax(), self.last)
+
+
+LAYERS = (
+    *("conv", "conv", "conv", "norm", "norm", "activation", "activation"),
+    *("add", "multiply", "excite", "concat", "pool", "pool", "resize", "hollow"),
+)
+
+
+@st.composite
 def networks(draw: st.DrawFn) -> Network:
     """A random graph over every layer; tensors may be read several times or not at all."""
-    shape = (draw(st.integers(1, 6)), draw(st.integers(1, 17)), draw(st.integers(1, 17)))
-    shapes: dict[str, Shape] = {"input": shape}
-    nodes: list[Node] = []
-
-    def add(layer: Layer, *inputs: str) -> str:
-        name = f"n{len(nodes)}"
-        nodes.append(Node(name, layer, inputs))
-        shapes[name] = output_shape(layer, [shapes[i] for i in inputs])
-        return name
-
-    last = "input"
+    drawing = Drawing(draw)
     for _ in range(draw(st.integers(1, 9))):
-        # Most often on from the last tensor, else from any: that is what makes branches.
-        source = draw(st.sampled_from([last, last, last, *shapes]))
-        twins = [name for name, each in shapes.items() if each == shapes[source]]
-        kind = draw(st.sampled_from(("conv", "conv", "norm", "norm", "activation", "add")))
-        match kind:
-            case "conv":
-                last = add(draw(convolutions(shapes[source])), source)
-            case "norm":
-                last = add(BatchNorm(draw(st.sampled_from((1e-5, 1e-3)))), source)
-            case "activation":
-                last = add(Activation(draw(st.sampled_from(KINDS))), source)
-            case _:
-                last = add(Add(), source, draw(st.sampled_from(twins)))
-    if draw(st.sampled_from((True, True, True, False))):
-        last = add(GlobalPool(), last)
-        if draw(st.booleans()):
-            last = add(Activation(draw(st.sampled_from(KINDS))), last)
-        last = add(Dense(draw(st.integers(1, 10))), last)
-    return Network(shape, tuple(nodes))
+        drawing.grow()
+    drawing.close()
+    if isinstance(drawing.nodes[-1].layer, Identity | Add):  # may hand the input through: nothing to write
+        drawing.add(Activation("relu"), drawing.last)
+    return Network(drawing.shape, tuple(drawing.nodes))
 
 
 def random_weights(network: Network, seed: int) -> dict[str, np.ndarray]:

@@ -425,7 +425,8 @@ def test_weights_that_the_network_does_not_have_do_not_count() -> None:
     ("arguments", "message"),
     [
         (("onx",), "did you mean 'onnx'"),
-        (("tflite", "int8"), "no 'int8' tflite file can be written; precisions: fp32"),
+        (("tflite", "int4"), "no 'int4' tflite file can be written; precisions: fp32, fp16, int8"),
+        (("tflite", "int8"), "int8 and nothing else needs calibrated ranges, got None"),
     ],
 )
 def test_unknown_formats_and_precisions(arguments: tuple, message: str) -> None:
