@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from results.codec import digest, to_json
 from results.errors import ConfigError, StoreError
+from results.power import ClockFit, Plateau, PowerTrace
 
 Option = str | int | float | bool  # value of an option of a target, and of a decision
 FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}  # what each runtime runs
@@ -131,9 +132,18 @@ class Plan:
         max_runs: Greatest number of timed runs in a session.
         load_limit_s: Longest time a session may take to load and run once [s].
         energy: Whether energy is measured.
+        plateau_s: Least and greatest time of runs back to back for it [s].
+        idle_s: Least time of each of the idle parts before and after them [s].
         spread: Known spread between sessions of the target: standard deviation of the log of session
             medians; 0 where nothing is known yet.
         spread_sessions: Degrees of freedom behind ``spread``.
+        agent_spread: Known spread between agents of the target, on top of ``spread``: what all sessions of
+            one agent share.
+        agent_spread_agents: Degrees of freedom behind ``agent_spread``.
+        retries: Sessions that may be thrown away and taken again because of the board's state.
+        strict: Whether a session under noisy conditions is thrown away as well, not an invalid one only.
+        cooldown_s: Longest wait before a session for the board to be as cool as it was at first [s].
+        start_below_c: Temperature below which a session may start; None for any.
     """
 
     name: str
@@ -148,6 +158,12 @@ class Plan:
     energy: bool = False
     spread: float = 0.0
     spread_sessions: int = 0
+    agent_spread: float = 0.0
+    agent_spread_agents: int = 0
+    retries: int = 3
+    strict: bool = False
+    cooldown_s: float = 0.0
+    start_below_c: float | None = None
 
     def __post_init__(self) -> None:
         low, high = self.sessions
@@ -194,6 +210,8 @@ class Conditions:
         involuntary_switches: Involuntary context switches of the session's process.
         major_faults: Page faults that went to disk.
         swapped_pages: Pages swapped in and out on the whole board.
+        clock_low_share: Share of the session that the CPUs used spent below their greatest clock, 0..1.
+        others_cpus: CPUs that other processes kept busy during the session, on average.
     """
 
     temperature_before_c: float | None = None
@@ -206,6 +224,8 @@ class Conditions:
     involuntary_switches: int | None = None
     major_faults: int | None = None
     swapped_pages: int | None = None
+    clock_low_share: float | None = None
+    others_cpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -243,35 +263,6 @@ class Session:
 
 
 @dataclass(frozen=True)
-class PowerTrace:
-    """Power over time as a meter gave it.
-
-    Attributes:
-        source: Meter and rail.
-        coverage: What the figure includes: ``module``, ``package``, ``rails`` or ``wall``.
-        clock: Machine whose monotonic clock ``times_s`` is in.
-        times_s: Times of the samples, shape ``(n,)``.
-        powers_w: Power, shape ``(n,)``.
-    """
-
-    source: str
-    coverage: str
-    clock: str
-    times_s: tuple[float, ...]
-    powers_w: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ClockFit:
-    """How a machine's monotonic clock maps to the host's: t + offset_s + drift * t, within bound_s."""
-
-    machine: str
-    offset_s: float
-    drift: float
-    bound_s: float
-
-
-@dataclass(frozen=True)
 class Environment:
     """Everything that must be equal for two measurements to be comparable.
 
@@ -302,6 +293,8 @@ class RanOn:
         threads: Number of threads that it was given.
         provider: Execution providers or delegates, in order.
         cpus: CPUs that the process was allowed on.
+        nodes: Number of nodes of the loaded graph per provider or delegate; empty where it was not asked.
+        sha256: Hash of the file as the board computed it; empty where it was not asked.
     """
 
     runtime: str
@@ -309,6 +302,8 @@ class RanOn:
     threads: int
     provider: str
     cpus: tuple[int, ...] = ()
+    nodes: tuple[tuple[str, int], ...] = ()
+    sha256: str = ""
 
 
 Origin = Literal["measured", "modelled", "replayed"]
@@ -327,7 +322,9 @@ class Measurement:
         ran_on: What really ran it.
         origin: ``measured`` on the device named, ``replayed`` from stored figures, or ``modelled``.
         traces: Power.
-        clocks: How the traces' clocks map to the board's.
+        clocks: How the traces' and the board's clocks map to the host's; none where all are one machine.
+        plateaus: What ran while power was measured.
+        energy_note: Why there is no energy, where it was asked for.
         dropped: Reasons of sessions that were thrown away and measured again.
     """
 
@@ -341,6 +338,8 @@ class Measurement:
     traces: tuple[PowerTrace, ...] = ()
     clocks: tuple[ClockFit, ...] = ()
     dropped: tuple[str, ...] = ()
+    plateaus: tuple[Plateau, ...] = ()
+    energy_note: str = ""
 
 
 @dataclass(frozen=True)
