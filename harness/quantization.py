@@ -154,11 +154,10 @@ def quantize(operations: Sequence[Operation], ranges: Ranges, *, symmetric: bool
             for source in operation.inputs:
                 groups.join(source, _first_output(operation))
     fixed = {} if symmetric else _fixed(operations)
-    groups.leave(fixed)
     scales = {name: _scale(groups.range(name), symmetric) for name in ranges} | fixed
     for operation in operations:
         if operation.weight is not None:
-            _widen(operation, scales, groups)
+            _widen(operation, scales, groups.members(_first_output(operation)) - fixed.keys())
     return Quantization(scales, symmetric)
 
 
@@ -216,11 +215,6 @@ class _Groups:
             for name in self._members[second]:
                 self._members[name] = self._members[first]
 
-    def leave(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._members[name].discard(name)
-            self._members[name] = {name}
-
     def range(self, name: str) -> Range:
         ends = [self._ranges[each] for each in self._members[name]]
         return min(low for low, _ in ends), max(high for _, high in ends)
@@ -243,11 +237,10 @@ def _single(scale: float) -> float:
     return float(np.float32(scale)) if scale > 1e-20 else 1 / 255
 
 
-def _widen(operation: Operation, scales: dict[str, Scale], groups: _Groups) -> None:
+def _widen(operation: Operation, scales: dict[str, Scale], outputs: set[str]) -> None:
     """Coarsens the scale of an output that is nothing beside what it is summed from."""
-    name = _first_output(operation)
     weight = np.abs(np.asarray(operation.weight)).max() / 127
     least = float(scales[operation.inputs[0]].scale * weight / LARGEST_RATIO)
-    if scales[name].scale < least:
-        for member in groups.members(name):
-            scales[member] = replace(scales[member], scale=_single(least))
+    for name in outputs:
+        if scales[name].scale < least:
+            scales[name] = replace(scales[name], scale=_single(least))

@@ -83,9 +83,7 @@ def run(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
         ConfigError: If the images do not fill batches.
         RuntimeRefused: If ONNX Runtime does not load or run the file.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = _options()
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         batch = session.get_inputs()[0].shape[0]
@@ -95,3 +93,36 @@ def run(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([session.run(["logits"], {"input": block})[0] for block in blocks])
     except _REFUSALS as error:
         raise RuntimeRefused(hashlib.sha256(data).hexdigest(), f"ONNX Runtime: {error}") from error
+
+
+def saturates() -> bool:
+    """Whether this host's CPU would cut off sums of 8-bit products, were it not for the exact mode.
+
+    x86 without VNNI adds pairs of products in 16 bits: 255 * 127 * 2 becomes 32767.  Files that are run
+    here (:func:`run`) and by the agent on boards are always run in the mode that computes such products
+    exactly; other CPUs do not know the difference.
+    """
+    size = 64
+    weights = helper.make_tensor(
+        "b", TensorProto.INT8, (size, size), np.full((size, size), 127, "i1").tobytes(), True
+    )
+    inputs = [helper.make_tensor_value_info("a", TensorProto.UINT8, (1, size))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT32, (1, size))]
+    nodes = [helper.make_node("MatMulInteger", ["a", "b"], ["y"])]
+    graph = helper.make_graph(nodes, "product", inputs, outputs, [weights])
+    opsets = [helper.make_opsetid("", _OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), _options(exact=False), providers=["CPUExecutionProvider"]
+    )
+    (sums,) = session.run(None, {"a": np.full((1, size), 255, np.uint8)})
+    return bool((sums != 255 * 127 * size).any())
+
+
+def _options(*, exact: bool = True) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options

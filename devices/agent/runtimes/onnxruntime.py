@@ -47,6 +47,8 @@ def open_model(library: Any, path: str, options: Mapping[str, Any]) -> Model:
     settings.intra_op_num_threads = options["threads"]
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4
+    # x86 without VNNI cuts off sums of 8-bit products; this makes it compute them, 15 % slower.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
     settings.graph_optimization_level = getattr(
         library.GraphOptimizationLevel, LEVELS[options["optimization"]]
     )
