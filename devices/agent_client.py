@@ -248,7 +248,7 @@ class AgentClient(BoardAgent):
         seed: int = 0,
     ) -> SessionResult:
         """See :meth:`BoardAgent.session`."""
-        runtime = self._load(target)
+        runtime = self.load(target)
         question = _question("session", artifact, target) | {"seed": seed, "plan": _times(plan)}
         started_at = time.time()
         loaded: list[LoadedFile] = []
@@ -263,7 +263,7 @@ class AgentClient(BoardAgent):
         if answer.refusal is not None and answer.timed_out:
             limit = f"did not load and run once within {plan.load_limit_s:g} s"
             raise SessionTimeout(artifact.sha256, "did not finish its runs in time" if loaded else limit)
-        measured = self._checked(Measured, answer, artifact.sha256)
+        measured = self.checked(Measured, answer, artifact.sha256)
         if not plan.min_runs <= len(measured.samples_ns) <= plan.max_runs:
             raise ProtocolError(
                 self.device, f"the agent sent {len(measured.samples_ns)} runs, not what was asked"
@@ -278,13 +278,13 @@ class AgentClient(BoardAgent):
         limit_s: float,
     ) -> list[Array]:
         """See :meth:`BoardAgent.outputs`."""
-        self._load(target)
+        self.load(target)
         described, payload = arrays.pack(inputs)
         question = _question("outputs", artifact, target) | {"arrays": described}
         answer = self._conversation.ask(question, payload, limit_s=limit_s, cancel=True)
         if answer.refusal is not None and answer.timed_out:
             raise SessionTimeout(artifact.sha256, f"did not answer within {limit_s:g} s")
-        tensors = to_json(self._checked(Answered, answer, artifact.sha256, payload=True).arrays)
+        tensors = to_json(self.checked(Answered, answer, artifact.sha256, payload=True).arrays)
         try:
             return arrays.unpack(tensors, answer.payload)
         except ValueError as error:
@@ -300,18 +300,35 @@ class AgentClient(BoardAgent):
         if self._owned is not None:
             self._owned.close()
 
-    def _load(self, target: Target) -> LoadedRuntime:
-        """The runtime, loaded once in an agent's life; only the first time takes a question."""
+    def load(self, target: Target) -> LoadedRuntime:
+        """The runtime of a target, loaded once in an agent's life; only the first time takes a question.
+
+        Raises:
+            RuntimeMissing: If the board does not have it, or cannot import it.
+        """
         name, package = target.runtime, str(dict(target.options).get("package", ""))
         if (name, package) not in self._runtimes:
             question = {"do": "load", "runtime": name, "package": package}
             answer = self._conversation.ask(question, limit_s=RUNTIME_LIMIT_S, cancel=True)
             if answer.refusal is not None and answer.timed_out:
                 raise RuntimeMissing(self.device, f"{name} could not be imported in {RUNTIME_LIMIT_S:g} s")
-            self._runtimes[name, package] = self._checked(LoadedRuntime, answer, None)
+            self._runtimes[name, package] = self.checked(LoadedRuntime, answer, None)
         return self._runtimes[name, package]
 
     def _ask(
+    def run(
+        self, what: str, artifact: Artifact, target: Target, question: Mapping[str, Any], limit_s: float
+    ) -> tuple[LoadedRuntime, Answer]:
+        """Has a file run in a fresh process; the answer is not judged yet, see :meth:`checked`."""
+        runtime = self.load(target)
+        asked = _question(what, artifact, target) | dict(question)
+        answer = self._conversation.ask(asked, limit_s=limit_s, cancel=True, on_event=lambda *_: None)
+        return runtime, answer
+
+    def ask(self, question: Mapping[str, Any], *, limit_s: float = ANSWER_LIMIT_S) -> Answer:
+        """Asks what this class has no method for; the answer is not judged yet, see :meth:`checked`."""
+        return self._conversation.ask(question, limit_s=limit_s)
+
         self,
         kind: type[T],
         question: Mapping[str, Any],
@@ -319,10 +336,17 @@ class AgentClient(BoardAgent):
         *,
         limit_s: float = ANSWER_LIMIT_S,
     ) -> T:
-        return self._checked(kind, self._conversation.ask(question, payload, limit_s=limit_s), None)
+        return self.checked(kind, self._conversation.ask(question, payload, limit_s=limit_s), None)
 
-    def _checked(self, kind: type[T], answer: Answer, artifact: str | None, *, payload: bool = False) -> T:
-        """The validated answer; what it was refused for is raised."""
+    def checked(self, kind: type[T], answer: Answer, artifact: str | None, *, payload: bool = False) -> T:
+        """The validated answer; what it was refused for is raised.
+
+        Args:
+            kind: What it has to be.
+            answer: What came.
+            artifact: Whom a failure may convict.
+            payload: Whether bytes may come with it.
+        """
         if answer.refusal is not None:
             if answer.refusal.kind == "lost":
                 self._runtimes.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from results.codec import from_json
@@ -19,6 +19,7 @@ from results.errors import (
     CandidateError,
     ConfigError,
     ConnectionLost,
+    MeterError,
     OutOfMemory,
     PreflightError,
     ProtocolError,
@@ -43,6 +44,7 @@ BOARD_FAILURES: dict[str, type[BoardError]] = {
     "disk_full": BoardDiskFull,
     "hash_mismatch": ProtocolError,
     "lost": ConnectionLost,
+    "meter": MeterError,
     "runtime_missing": RuntimeMissing,
 }
 CANDIDATE_FAILURES: dict[str, type[CandidateError]] = {
@@ -92,9 +94,11 @@ class BoardFacts:
         memory_bytes: Memory of the board.
         governor: Frequency governor of the fastest CPUs, or ``unknown``.
         runtimes: Version per runtime that is there; the package in brackets where it is called otherwise.
-        meters: Power meters that it has itself.
+        meters: Power meters of its own that can be read, the one to use first.
+        meter_problems: Those that it has and that cannot be read, with what mends it.
         boot_id: See :class:`Hello`.
         disk_free_bytes: Free in the agent's directory.
+        emulated: Profile, emulator and clock of an emulated board; empty on a physical one.
     """
 
     model: str
@@ -112,6 +116,8 @@ class BoardFacts:
     meters: tuple[str, ...]
     boot_id: str
     disk_free_bytes: int
+    emulated: str = ""
+    meter_problems: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _within(1, 1 << 16, cpus=self.cpus)

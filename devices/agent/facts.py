@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional
 
+from . import metering
 from .cpus import clusters
 from .files import field_of, read_text
 from .packages import installed_runtimes
@@ -21,6 +22,7 @@ def probe(root: str, directory: str) -> Dict[str, Any]:
     """
     disk = os.statvfs(directory)
     groups = clusters(root)
+    found = metering.found(root)
     return {
         "model": _model(root),
         "machine": os.uname().machine,
@@ -34,9 +36,11 @@ def probe(root: str, directory: str) -> Dict[str, Any]:
         "memory_bytes": 1024 * (field_of(_read(root, "proc/meminfo"), "MemTotal") or 0),
         "governor": _governor(root, groups[0].cpus[0] if groups else 0),
         "runtimes": installed_runtimes(directory),
-        "meters": [],
+        "meters": [name for name, each in found.items() if not each.problem],
+        "meter_problems": {name: each.problem for name, each in found.items() if each.problem},
         "boot_id": boot_id(root),
         "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+        "emulated": _emulated(root),
     }
 
 
@@ -91,6 +95,12 @@ def _libc() -> str:
     if name:
         return name
     return "musl" if "musl" in (read_text("/proc/self/maps") or "") else "unknown"
+
+
+def _emulated(root: str) -> str:
+    """What emulates the board; its kernel was told, so no board can lose the label."""
+    words = (_read(root, "proc/cmdline") or "").split()
+    return next((word.partition("=")[2] for word in words if word.startswith("boardwise.emulated=")), "")
 
 
 def _governor(root: str, cpu: int) -> str:

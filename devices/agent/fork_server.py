@@ -21,7 +21,7 @@ import sys
 import warnings
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from . import cpus, messages, options, processes, session
+from . import cpus, messages, options, plateau, processes, session
 from .conditions import Sensors
 from .failures import Failure, describe
 from .packages import Place, plugin, version_of
@@ -140,8 +140,9 @@ class ForkServer:
         def open_model() -> Any:
             return self._plugin.open_model(self._library, request["path"], known)
 
-        if request["do"] == "session":
-            session.measure(open_model, self._sensors, dict(request, threads=known["threads"]), emit)
+        if request["do"] != "outputs":
+            measure = session.measure if request["do"] == "session" else plateau.measure
+            measure(open_model, self._sensors, dict(request, threads=known["threads"]), emit)
         else:
             session.answer(open_model, request, _content(payloads[0]), emit)
 

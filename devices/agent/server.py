@@ -9,10 +9,11 @@ import selectors
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from . import facts, messages, processes
+from . import facts, messages, metering, processes
 from .cache import Cache
 from .conditions import Sensors
 from .failures import Failure
+from .meter_process import MeterProcess
 from .packages import Place, places, plugin
 from .runtime_process import READ_BYTES, RunningSession, RuntimeProcess
 
@@ -48,6 +49,8 @@ class Server:
         self._running: Optional[RunningSession] = None
         self._cancelled = False
         self._ending = False
+        self._selector = selectors.DefaultSelector()
+        self._meter = MeterProcess(root, self._selector, self._reply_with)
         self._handlers: Dict[str, Callable[[Dict[str, Any], Any], Optional[Reply]]] = {
             "probe": self._probe,
             "ping": lambda request, sink: ({}, b""),
@@ -56,8 +59,11 @@ class Server:
             "load": self._load,
             "session": self._session,
             "outputs": self._session,
+            "plateau": self._session,
+            "clock": lambda request, sink: ({"ns": metering.now_ns()}, b""),
+            "meter_start": self._meter.start,
+            "meter_stop": self._meter.stop,
         }
-        self._selector = selectors.DefaultSelector()
         self._selector.register(incoming, selectors.EVENT_READ, self._hear_host)
         self._selector.register(woken, selectors.EVENT_READ, self._end)
 
@@ -70,6 +76,7 @@ class Server:
                     if not self._ending and key.fileobj in self._selector.get_map():
                         key.data()
         finally:
+            self._meter.end()
             for process in self._runtimes.values():
                 process.end()
 
