@@ -315,7 +315,6 @@ class AgentClient(BoardAgent):
             self._runtimes[name, package] = self.checked(LoadedRuntime, answer, None)
         return self._runtimes[name, package]
 
-    def _ask(
     def run(
         self, what: str, artifact: Artifact, target: Target, question: Mapping[str, Any], limit_s: float
     ) -> tuple[LoadedRuntime, Answer]:
@@ -329,6 +328,7 @@ class AgentClient(BoardAgent):
         """Asks what this class has no method for; the answer is not judged yet, see :meth:`checked`."""
         return self._conversation.ask(question, limit_s=limit_s)
 
+    def _ask(
         self,
         kind: type[T],
         question: Mapping[str, Any],
