@@ -33,7 +33,7 @@ from search.network import (
     initial_weights,
 )
 from search.spaces.chain import Space
-from tests.export_fuzz import RUNNERS, differences, networks, pytorch_logits, random_weights
+from tests.export_fuzz import excesses, networks, pytorch_logits, random_weights
 
 EXPORTERS = plugins.known("exporters")
 POINT = Conv(6, (1, 1), padding=(0, 0, 0, 0))
@@ -82,11 +82,9 @@ def shared_norm() -> Network:
     return Network((2, 7, 6), nodes)
 
 
-def difference(network: Network, seed: int = 0) -> float:
-    """Largest relative difference from PyTorch over both formats and all runtimes of this host."""
-    weights = random_weights(network, seed)
-    data = {name: export(network, weights, name).data for name in RUNNERS}
-    return max(differences(network, data, weights).values())
+def excess(network: Network, seed: int = 0, precision: str = "fp32") -> float:
+    """Largest difference from what should be computed, over both formats and all runtimes, in tolerances."""
+    return max(excesses(network, random_weights(network, seed), precision).values())
 
 
 # --------------------------------------------------------------------------- the contract
@@ -193,30 +191,30 @@ def test_bytes_do_not_depend_on_the_process_and_stderr_stays_silent() -> None:
 # --------------------------------------------------------------------------- every runtime of this host
 
 
-# Over 2,000 such graphs the largest difference was a fifteenth of the tolerance: see harness/export.py.
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(network=networks(), seed=st.integers(0, 2**31))
 def test_random_graphs_compute_what_pytorch_computes(network: Network, seed: int) -> None:
-    assert difference(network, seed) <= TOLERANCE
+    # Thousands of others: python -m tests.export_fuzz; docs/formats.md says what they showed.
+    assert excess(network, seed) <= 1
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_samples_of_the_chain_space(seed: int) -> None:
     space = Space(input_shape=(1, 32, 32), classes=10)
     network = space.build(space.sample(np.random.default_rng(seed)))
-    assert difference(network, seed) <= TOLERANCE
+    assert excess(network, seed) <= 1
 
 
 @pytest.mark.parametrize("network", [shared_convolution(), shared_norm()], ids=["conv", "norm"])
 def test_tensors_with_several_readers(network: Network) -> None:
-    assert difference(network) <= TOLERANCE
+    assert excess(network) <= 1
 
 
 @pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_grouped_convolutions(groups: int, dilation: int) -> None:
     layer = Conv(12, groups=groups, dilation=(dilation, dilation), padding=(2, 1, 0, 2), bias=True)
-    assert difference(graph((6, 9, 8), layer, BatchNorm(), GlobalPool(), Dense(4))) <= TOLERANCE
+    assert excess(graph((6, 9, 8), layer, BatchNorm(), GlobalPool(), Dense(4))) <= 1
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (4, 8), (7, 7)])
@@ -225,18 +223,18 @@ def test_grouped_convolutions(groups: int, dilation: int) -> None:
 def test_narrow_kernels_and_uneven_strides(shape: tuple, stride: tuple, kernel: tuple) -> None:
     (top, left) = (k // 2 for k in kernel)
     layer = Conv(5, kernel, stride, (top, top, left, left))
-    assert difference(graph((3, *shape), layer, GlobalPool(), Dense(4))) <= TOLERANCE
+    assert excess(graph((3, *shape), layer, GlobalPool(), Dense(4))) <= 1
 
 
 @pytest.mark.parametrize("layer", [Activation("relu"), Activation("relu6"), Activation("hard_swish"), Add()])
 def test_layers_on_the_vector_after_the_pool(layer: Layer) -> None:
-    assert difference(graph((3, 4, 4), GlobalPool(), layer, Dense(2), layer)) <= TOLERANCE
+    assert excess(graph((3, 4, 4), GlobalPool(), layer, Dense(2), layer)) <= 1
 
 
 @pytest.mark.parametrize("kind", ["relu", "relu6", "hard_swish"])
 def test_norm_that_no_convolution_precedes(kind: str) -> None:
     network = graph((3, 4, 4), BatchNorm(), Activation(kind), BatchNorm(), Add(), GlobalPool(), Dense(2))
-    assert difference(network) <= TOLERANCE
+    assert excess(network) <= 1
 
 
 # --------------------------------------------------------------------------- folding
@@ -273,7 +271,7 @@ def test_nothing_is_folded_into_what_others_read() -> None:
 def test_several_norms_fold_into_one_convolution() -> None:
     network = graph((2, 5, 5), Conv(3), BatchNorm(), BatchNorm(1e-3))
     assert [op.name for op in fold(network, random_weights(network, 0))] == ["n2"]
-    assert difference(network) <= TOLERANCE
+    assert excess(network) <= 1
 
 
 def test_norm_after_an_activation_stays() -> None:
@@ -360,7 +358,7 @@ def test_tflite_pads_explicitly_only_where_same_differs(
     assert (
         (tflite.BuiltinOperator.PAD, 1) in tflite_operators((3, size, size), layer, GlobalPool())
     ) is padded
-    assert difference(graph((3, size, size), layer, GlobalPool())) <= TOLERANCE
+    assert excess(graph((3, size, size), layer, GlobalPool())) <= 1
 
 
 @pytest.mark.parametrize(
