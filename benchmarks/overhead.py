@@ -168,7 +168,7 @@ def _watched() -> Iterator[dict[str, float]]:
             stack.callback(setattr, owner, name, inner)
 
         watch(evaluate, "export", "export")
-        watch(evaluate, "compare", "prove")
+        watch(evaluate, "compare_logits", "prove")
         watch(evaluate, "predict", "prove")
         watch(evaluate, "run_on_host", "prove")
         watch(AgentClient, "outputs", "prove")

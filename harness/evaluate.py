@@ -10,24 +10,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardAgent
 from harness import checkpoints
 from harness.board import Board
-from harness.export import Exported, agreement, compare, export, run_on_host
+from harness.export import Exported, compare_logits, export, run_on_host
 from harness.host import Host
-from harness.measure import Job, measure, ship
+from harness.measure import Job, measure
 from harness.progress import Watcher
+from harness.prove import compare_on_board
 from harness.study import Study
 from results.codec import from_json, to_json
-from results.errors import ArchitectureError, CandidateError, WrongOutput
+from results.errors import ArchitectureError, CandidateError
 from results.records import Evaluation, Limit, Measurement, Plan, Score, State, Target, Trial
-from results.statistics import decide
+from results.statistics import Spread, decide, judge, value
 from results.store import Run, Store
 from search.network import Network, costs, initial_weights
 from search.space import SearchSpace
@@ -35,10 +35,20 @@ from search.tasks import Task
 from search.training import TrainingJob, predict
 from search.training_pool import TrainingPool
 
-CHECKED_IMAGES = 16
+CHECKED_IMAGES = 8
 """Real images on which a trained file is compared with PyTorch."""
 
+SCREENS = 3
+"""Times that a candidate is measured whose measurements are invalid, before it is given up as unmeasured."""
+
+NEAR = 0.1
+"""A noisy figure within this share of a limit gets more sessions before it decides anything."""
+
 Weights = Mapping[str, NDArray[np.float32]]
+
+
+class Unmeasured(Exception):
+    """A board gave nothing but invalid measurements of a candidate."""
 
 
 @dataclass
@@ -54,7 +64,7 @@ class Rig:
     boards: Mapping[str, Board]
     host: Host
     watcher: Watcher
-    spread: dict[str, tuple[float, int]] = field(default_factory=dict)
+    spread: dict[str, Spread] = field(default_factory=dict)
     order: tuple[Target, ...] = ()
 
     def abort(self) -> None:
@@ -64,9 +74,8 @@ class Rig:
         self.pool.close()
 
     def screen_plan(self, target: Target) -> Plan:
-        """The plan of a screen, leaning on the spread between sessions that the target showed before."""
-        spread, sessions = self.spread.get(target.name, (0.0, 0))
-        return replace(self.study.screen, spread=spread, spread_sessions=sessions)
+        """The plan of a screen, leaning on the spread that the target showed before."""
+        return self.spread.get(target.name, Spread()).into(self.study.screen)
 
 
 @dataclass
@@ -123,6 +132,8 @@ class Evaluator:
             return known.evaluation(self._steps(known))
         except (CandidateError, ArchitectureError) as error:
             return known.evaluation("failed", str(error))
+        except Unmeasured as reason:
+            return known.evaluation("unmeasured", str(reason))
 
     def _steps(self, known: Progressing) -> State:
         rig = self.rig
@@ -161,13 +172,23 @@ class Evaluator:
         } | {f"size_bytes_{name}": float(file.artifact.size_bytes) for name, file in files.items()}
         if self.rig.run.get("built", str(known.trial.number)) is None:
             body = {"network": known.network, "graph": network.fingerprint}
-            self.rig.run.append("built", str(known.trial.number), body)
+            self.rig.run.append_later("built", str(known.trial.number), body)
         return files
 
     # ------------------------------------------------------------------ screen
 
     def _screen(self, trial: Trial, target: Target, file: Exported) -> Measurement:
-        key = f"{trial.number}/{target.name}/screen/0"
+        for number in range(SCREENS):
+            measurement = self._screen_once(trial, target, file, number)
+            verdict = judge(measurement)
+            if verdict.state != "invalid":
+                return measurement
+        raise Unmeasured(
+            f"{target.name}: measured {SCREENS} times, never validly: {'; '.join(verdict.reasons)}"
+        )
+
+    def _screen_once(self, trial: Trial, target: Target, file: Exported, number: int) -> Measurement:
+        key = f"{trial.number}/{target.name}/screen/{number}"
         stored = self.rig.run.get("measured", key)
         if stored is not None:
             return from_json(Measurement, stored["measurement"])
@@ -185,30 +206,34 @@ class Evaluator:
 
         def undecided(measurement: Measurement) -> bool:
             evaluation = Evaluation(trial, "complete", {target.name: measurement})
-            return any(decide(evaluation, limit) == "unclear" for limit in limits)
+            if any(decide(evaluation, limit) == "unclear" for limit in limits):
+                return True
+            near = any(_is_near(evaluation, limit) for limit in limits)
+            return near and judge(measurement).state == "noisy"
 
         return Job(file.artifact, file.data, target, self.rig.screen_plan(target), undecided)
 
     def _remember(self, measurement: Measurement) -> None:
-        if measurement.plan.name == "screen":
+        if measurement.plan.name == "screen" and judge(measurement).state != "invalid":
             with self._lock:
                 self._screened[(measurement.artifact.graph, measurement.target.name)] = measurement
 
     # ------------------------------------------------------------------ train
 
     def _train(self, known: Progressing, network: Network) -> Weights:
-        key = str(known.trial.number)
-        body = self.rig.run.get("trained", key)
+        body = self.rig.run.get("trained", str(known.trial.number))
         if body is None:
-            body = self._trained(known.trial, network)
-            self.rig.run.append("trained", key, body)
+            body, weights = self._trained(known.trial, network)
+            self.rig.run.append("trained", str(known.trial.number), body)
+        else:
+            weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
-        return checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+        return weights
 
-    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
+    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights]:
         study = self.rig.study
         job = TrainingJob(
             network=network,
@@ -223,13 +248,15 @@ class Evaluator:
             job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
         )
         result = future.result()
-        return {
+        wall_s = time.monotonic() - started
+        body = {
             "accuracy": {"fp32": to_json(result.score)},
             "learning_curve": list(result.curve),
             "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
             "training_s": result.training_s,
-            "wall_s": time.monotonic() - started,
+            "wall_s": wall_s,
         }
+        return body, result.weights
 
     # ------------------------------------------------------------------ prove
 
@@ -237,53 +264,44 @@ class Evaluator:
         """Compares the trained files with PyTorch on this host, and on the boards where asked for."""
         formats = sorted({target.file_format for target in self.rig.order})
         todo = [f for f in formats if self.rig.run.get("exported", f"{known.trial.number}/{f}-fp32") is None]
-        unchecked = [t for t in self.rig.order if self._needs_check(known.trial, t)]
-        if not todo and not unchecked:
+        unchecked = self.rig.order if self.rig.study.check_outputs == "all" else ()
+        if not todo and all(is_checked(self.rig, known.trial, target) for target in unchecked):
             return
         with self.rig.host.busy():
             images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
             with self._torch:
-                logits = predict(network, weights, images)
+                expected = predict(network, weights, images)
             files = {f: export(network, weights, f) for f in formats}
             for name in todo:
-                found = compare(files[name], logits, images)
+                found = compare_logits(files[name], expected, run_on_host(files[name], images))
                 body = {"artifact": to_json(files[name].artifact), **to_json(found)}
-                self.rig.run.append("exported", f"{known.trial.number}/{name}-fp32", body)
+                self.rig.run.append_later("exported", f"{known.trial.number}/{name}-fp32", body)
         for target in unchecked:
-            self._check_on_board(known.trial, target, files[target.file_format], images)
-
-    def _needs_check(self, trial: Trial, target: Target) -> bool:
-        if not self.rig.study.check_outputs or self.rig.boards[target.device].origin == "replayed":
-            return False  # a replay computes nothing
-        return self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
-
-    def _check_on_board(
-        self, trial: Trial, target: Target, file: Exported, images: NDArray[np.float32]
-    ) -> None:
-        job = Job(file.artifact, file.data, target, self.rig.study.screen)
-
-        def work(agent: BoardAgent) -> NDArray[np.float32]:
-            ship(agent, [job])
-            return board_logits(agent, job, images)
-
-        on_board = self.rig.boards[target.device].use(work, file.artifact.sha256)
-        with self.rig.host.busy():
-            found = agreement(run_on_host(file, images), on_board)
-        if not found.within_tolerance:
-            raise WrongOutput(
-                file.artifact.sha256,
-                f"{target.name} computes other numbers than this host: logits differ by up to "
-                f"{found.largest_difference:.3g} on {found.images} images",
-            )
-        self.rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
+            check_on_board(self.rig, known.trial, target, files[target.file_format])
 
 
-def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits that the board computes, shape ``(n, classes)``."""
-    layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
-    inputs = [np.ascontiguousarray(layout, np.float32)]
-    logits: NDArray[np.float32] = agent.outputs(job.artifact, job.target, inputs, job.plan.load_limit_s)[0]
-    return logits
+def is_checked(rig: Rig, trial: Trial, target: Target) -> bool:
+    """Whether the board's outputs of a trial need no (further) look; a replay computes nothing."""
+    if rig.study.check_outputs == "none" or rig.boards[target.device].origin == "replayed":
+        return True
+    return rig.run.get("checked", f"{trial.number}/{target.name}") is not None
+
+
+def check_on_board(rig: Rig, trial: Trial, target: Target, file: Exported) -> None:
+    """Compares a trained file's outputs on the board with this host's, unless that was done.
+
+    Raises:
+        WrongOutput: If they differ by more than rounding.
+    """
+    if not is_checked(rig, trial, target):
+        images = rig.task.splits().validation.take(CHECKED_IMAGES)
+        found = compare_on_board(rig.boards[target.device], target, file, rig.study.screen, images)
+        rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
+
+
+def _is_near(evaluation: Evaluation, limit: Limit) -> bool:
+    figure = value(evaluation, limit.metric)
+    return figure is not None and abs(figure.value - limit.upper) <= NEAR * limit.upper
 
 
 def training_seed(seed: int, number: int) -> int:

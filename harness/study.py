@@ -16,11 +16,35 @@ from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
 from results.settings import Settings
 
-SCREEN = Plan("screen", sessions=(3, 8), half_width=0.03, session_s=0.08, warmup_s=0.04, min_runs=20)
+SCREEN = Plan("screen", sessions=(2, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
 CONFIRM = Plan(
-    "confirm", sessions=(10, 20), agents=5, half_width=0.02, session_s=0.25, warmup_s=0.1, min_runs=50
+    "confirm",
+    sessions=(10, 20),
+    agents=5,
+    half_width=0.02,
+    session_s=0.25,
+    warmup_s=0.1,
+    min_runs=50,
+    strict=True,
+    cooldown_s=30.0,
 )
-BENCH = Plan("bench", sessions=(10, 20), agents=5, half_width=0.02, session_s=0.5, warmup_s=0.2, min_runs=50)
+BENCH = dataclasses.replace(CONFIRM, name="bench", session_s=0.5, warmup_s=0.2)
+NIGHTLY = dataclasses.replace(
+    CONFIRM,
+    name="nightly",
+    sessions=(16, 40),
+    agents=8,
+    half_width=0.01,
+    session_s=0.5,
+    warmup_s=0.2,
+    min_runs=100,
+    cooldown_s=120.0,
+)
+"""Eight agents rather than five: the narrower the aim, the more often a session or two more are what decides,
+and an interval that stops as soon as it is narrow covers too little with few agents."""
+
+
+CHECKS = ("all", "front", "none")
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,9 @@ class Study:
         limits: Hard limits.
         screen: Plan before training.
         confirm: Plan of the confirm stage.
-        check_outputs: Whether outputs are compared on the board as well.
+        check_outputs: Whose outputs are compared on the board with this host's: those of ``all`` trained
+            candidates, of the ``front`` before it is confirmed, or ``none``.
+        accept_noisy: Whether fronts are confirmed on a board that is busy with other work, too.
         give_up_after_s: How long a board may be away before the run ends.
         source: The file as a dictionary, for the store.
     """
@@ -71,7 +97,8 @@ class Study:
     limits: tuple[Limit, ...]
     screen: Plan = SCREEN
     confirm: Plan = CONFIRM
-    check_outputs: bool = True
+    check_outputs: str = "front"
+    accept_noisy: bool = False
     give_up_after_s: float = 600.0
     source: Mapping[str, Any] = field(default_factory=dict)
 
@@ -138,9 +165,10 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         targets=targets,
         objective=top.take_name("objective", QUANTITIES, "latency_p90"),
         limits=(*limits, *_network_limits(top, where)),
-        screen=_plan(measurement.table("screen"), SCREEN),
-        confirm=_plan(measurement.table("confirm"), CONFIRM),
-        check_outputs=measurement.take("check_outputs", bool, True),
+        screen=plan_of(measurement.table("screen"), SCREEN),
+        confirm=plan_of(measurement.table("confirm"), CONFIRM),
+        check_outputs=measurement.take_name("check_outputs", CHECKS, "front"),
+        accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
         source=dict(values),
     )
@@ -209,7 +237,8 @@ def _network_limits(top: Settings, where: str) -> list[Limit]:
     return limits
 
 
-def _plan(table: Settings, default: Plan) -> Plan:
+def plan_of(table: Settings, default: Plan) -> Plan:
+    """A plan from its table; what the table leaves out is that of ``default``."""
     sessions = table.take("sessions", list, list(default.sessions))
     if len(sessions) != 2 or not all(isinstance(n, int) for n in sessions):
         raise table.error("sessions", f"must be [least, greatest], got {sessions!r}")
@@ -223,6 +252,8 @@ def _plan(table: Settings, default: Plan) -> Plan:
         min_runs=table.take_count("min_runs", default.min_runs),
         max_runs=table.take_count("max_runs", default.max_runs),
         load_limit_s=table.take_number("load_limit_s", default.load_limit_s, low=0.1),
+        cooldown_s=table.take_number("cooldown_s", default.cooldown_s, low=0.0),
+        retries=table.take_count("retries", default.retries, low=0),
     )
     table.done()
     return plan

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -84,6 +85,8 @@ class Run:
         self.config = config
         self.store = store
         self._id = identity
+        self._later: list[dict[str, Any]] = []
+        self._later_lock = threading.Lock()
 
     def append(self, kind: str, key: str, body: Any) -> None:
         """Stores a record; durable when this returns.  The same again is a no-op.
@@ -97,19 +100,36 @@ class Run:
             StoreError: If another body is stored under the key, ``body`` is no JSON value, or the
                 database refuses.
         """
-        text = _canonical(body)
-        row = {"run": self._id, "kind": kind, "key": key, "schema": SCHEMA, "at": time.time(), "body": text}
+        with self._later_lock:
+            rows, self._later = [*self._later, self._row(kind, key, body)], []
 
         def write(connection: sa.Connection) -> None:
-            if (
-                not insert_new(connection, RECORDS, row)
-                and _canonical(self._body(connection, kind, key)) != text
-            ):
-                raise StoreError(
-                    f"run {self.name!r} holds another {kind!r} record under {key!r}; nothing was changed"
-                )
+            for row in rows:
+                self._insert(connection, row)
 
         self.store.write(write)
+
+    def append_later(self, kind: str, key: str, body: Any) -> None:
+        """Stores a record together with the next :meth:`append`, in one transaction; cannot be read before.
+
+        For what can be computed again, in place of a flush to disk of its own.
+        """
+        row = self._row(kind, key, body)
+        with self._later_lock:
+            self._later.append(row)
+
+    def _row(self, kind: str, key: str, body: Any) -> dict[str, Any]:
+        text = _canonical(body)
+        return {"run": self._id, "kind": kind, "key": key, "schema": SCHEMA, "at": time.time(), "body": text}
+
+    def _insert(self, connection: sa.Connection, row: dict[str, Any]) -> None:
+        kind, key = row["kind"], row["key"]
+        if insert_new(connection, RECORDS, row):
+            return
+        if _canonical(self._body(connection, kind, key)) != row["body"]:
+            raise StoreError(
+                f"run {self.name!r} holds another {kind!r} record under {key!r}; nothing was changed"
+            )
 
     def get(self, kind: str, key: str) -> Any | None:
         """Body of a record; None where there is none."""

@@ -37,6 +37,8 @@ sample = 2
 epochs = 2
 workers = 2
 [measurement]
+check_outputs = "all"
+accept_noisy = true
 screen = { sessions = [2, 3], session_s = 0.02, warmup_s = 0.005, min_runs = 20 }
 confirm = { sessions = [3, 3], agents = 3, session_s = 0.02, warmup_s = 0.005, min_runs = 20 }
 [[targets]]

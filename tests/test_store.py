@@ -419,3 +419,16 @@ def test_a_full_or_read_only_disk_is_an_error_with_a_remedy(tmp_path: Path, case
     output = child.communicate(timeout=60)[0]
     assert child.returncode == 0
     assert message in output
+
+
+def test_what_is_appended_later_is_stored_with_the_next(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s.sqlite") as store:
+        run = store.begin("r", {})
+        run.append_later("built", "0", {"macs": 1})
+        assert run.get("built", "0") is None
+        run.append("measured", "0", {"ms": 2})
+        assert [(r.kind, r.body) for r in run.records()] == [("built", {"macs": 1}), ("measured", {"ms": 2})]
+        run.append_later("built", "0", {"macs": 3})
+        with pytest.raises(StoreError, match="another 'built' record"):
+            run.append("measured", "1", {"ms": 4})
+        assert run.get("measured", "1") is None

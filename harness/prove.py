@@ -1,0 +1,49 @@
+"""Proof that a board computes what this host computes: the outputs of one file on real images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.agent_client import BoardAgent
+from harness.board import Board
+from harness.export import Comparison, Exported, agreement, run_on_host
+from harness.measure import Job, ship
+from results.errors import WrongOutput
+from results.records import Plan, Target
+
+Images = NDArray[np.float32]
+
+
+def compare_on_board(board: Board, target: Target, file: Exported, plan: Plan, images: Images) -> Comparison:
+    """Runs a file on a board and here, on the same images.
+
+    Args:
+        board: The board of the target.
+        target: How it is run there.
+        file: The file.
+        plan: Sets how long it may take.
+        images: Shape ``(n, channels, height, width)``.
+
+    Raises:
+        WrongOutput: If the outputs differ by more than rounding.
+        CandidateError: If the file does not run there.
+        BoardError: If the board stays away.
+    """
+    job = Job(file.artifact, file.data, target, plan)
+    layout = images if target.file_format == "onnx" else images.transpose(0, 2, 3, 1)
+
+    def work(agent: BoardAgent) -> NDArray[np.float32]:
+        ship(agent, [job])
+        inputs = [np.ascontiguousarray(layout, np.float32)]
+        logits: NDArray[np.float32] = agent.outputs(file.artifact, target, inputs, plan.load_limit_s)[0]
+        return logits
+
+    found = agreement(run_on_host(file, images), board.use(work, file.artifact.sha256))
+    if not found.within_tolerance:
+        raise WrongOutput(
+            file.artifact.sha256,
+            f"{target.name} computes other numbers than this host: outputs differ by up to "
+            f"{found.largest_difference:.3g} on {found.images} images",
+        )
+    return found
