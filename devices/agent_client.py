@@ -259,7 +259,8 @@ class AgentClient(BoardAgent):
             loaded.append(read(LoadedFile, header["loaded"], self.device))
             deadline.limit_s = deadline.elapsed_s + _rest_limit_s(plan, loaded[0], deadline.elapsed_s)
 
-        answer = self._conversation.ask(question, limit_s=plan.load_limit_s, cancel=True, on_event=on_event)
+        limit_s = plan.load_limit_s + plan.cooldown_s
+        answer = self._conversation.ask(question, limit_s=limit_s, cancel=True, on_event=on_event)
         if answer.refusal is not None and answer.timed_out:
             limit = f"did not load and run once within {plan.load_limit_s:g} s"
             raise SessionTimeout(artifact.sha256, "did not finish its runs in time" if loaded else limit)
@@ -397,8 +398,11 @@ def _question(what: str, artifact: Artifact, target: Target) -> dict[str, Any]:
     }
 
 
-def _times(plan: Plan) -> dict[str, float]:
-    return {name: getattr(plan, name) for name in ("warmup_s", "session_s", "min_runs", "max_runs")}
+_SESSION_KEYS = ("warmup_s", "session_s", "min_runs", "max_runs", "cooldown_s", "start_below_c")
+
+
+def _times(plan: Plan) -> dict[str, float | None]:
+    return {name: getattr(plan, name) for name in _SESSION_KEYS}
 
 
 def _rest_limit_s(plan: Plan, loaded: LoadedFile, waited_s: float) -> float:

@@ -294,11 +294,12 @@ def _within(low: float, high: float, **values: float | None) -> None:
 def _check_conditions(conditions: Conditions) -> None:
     _within(-100, 300, before_c=conditions.temperature_before_c, after_c=conditions.temperature_after_c)
     _within(0, 1e12, before_hz=conditions.clock_before_hz, after_hz=conditions.clock_after_hz)
-    _within(0, 1, cpu_pressure=conditions.cpu_pressure)
+    _within(0, 1, cpu_pressure=conditions.cpu_pressure, clock_low_share=conditions.clock_low_share)
     _within(
         0,
         MOST,
         load_average=conditions.load_average,
+        others_cpus=conditions.others_cpus,
         throttle_events=conditions.throttle_events,
         involuntary_switches=conditions.involuntary_switches,
         major_faults=conditions.major_faults,

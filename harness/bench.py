@@ -14,6 +14,7 @@ from harness import config
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
+from harness.reference import reference
 from harness.sources import parse_shapes, source
 from harness.study import BENCH
 from results import table
@@ -35,7 +36,8 @@ def bench(args: argparse.Namespace) -> int:
     board = config.board_of(
         entry, "boardwise bench", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S
     )
-    job = Job(file.artifact, file.data, target, _plan(args.sessions))
+    beside = reference(target.file_format)
+    job = Job(file.artifact, file.data, target, _plan(args.sessions), reference=beside)
     try:
         measure_together(board, [job], seed=time.time_ns() % 2**31)
         measurement = job.measurement(board.facts, board.origin)

@@ -97,6 +97,12 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _accept_noisy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-noisy", action="store_true", help="measure on a busy board too, and mark the figures noisy"
+    )
+
+
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="measure a model file on a device")
     bench.add_argument("model", help=".onnx or .tflite file")
@@ -122,6 +128,7 @@ def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     search = commands.add_parser("search", help="run a study")
     search.add_argument("study", type=Path, help="study file (TOML)")
     search.add_argument("--dry-run", action="store_true", help="say what it will cost, and stop")
+    _accept_noisy(search)
     search.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
     )
@@ -132,6 +139,7 @@ def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     resume.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
     )
+    _accept_noisy(resume)
     _shared(resume)
     resume.set_defaults(command=_resume)
     report = commands.add_parser("report", help="write a run's CSVs, pictures and report again")

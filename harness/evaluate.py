@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from devices.agent_client import BoardAgent
 from harness import checkpoints
 from harness.board import Board
-from harness.export import Exported, compare_logits, export, run_on_host
+from harness.export import Exported, agreement, compare, export, run_on_host
 from harness.host import Host
-from harness.measure import Job, measure
+from harness.measure import Job, measure, ship
 from harness.progress import Watcher
-from harness.prove import compare_on_board
 from harness.study import Study
 from results.codec import from_json, to_json
-from results.errors import ArchitectureError, CandidateError
+from results.errors import ArchitectureError, CandidateError, WrongOutput
 from results.records import Evaluation, Limit, Measurement, Plan, Score, State, Target, Trial
 from results.statistics import Spread, decide, judge, value
 from results.store import Run, Store
@@ -35,7 +35,7 @@ from search.tasks import Task
 from search.training import TrainingJob, predict
 from search.training_pool import TrainingPool
 
-CHECKED_IMAGES = 8
+CHECKED_IMAGES = 16
 """Real images on which a trained file is compared with PyTorch."""
 
 SCREENS = 3
@@ -172,7 +172,7 @@ class Evaluator:
         } | {f"size_bytes_{name}": float(file.artifact.size_bytes) for name, file in files.items()}
         if self.rig.run.get("built", str(known.trial.number)) is None:
             body = {"network": known.network, "graph": network.fingerprint}
-            self.rig.run.append_later("built", str(known.trial.number), body)
+            self.rig.run.append("built", str(known.trial.number), body)
         return files
 
     # ------------------------------------------------------------------ screen
@@ -221,19 +221,18 @@ class Evaluator:
     # ------------------------------------------------------------------ train
 
     def _train(self, known: Progressing, network: Network) -> Weights:
-        body = self.rig.run.get("trained", str(known.trial.number))
+        key = str(known.trial.number)
+        body = self.rig.run.get("trained", key)
         if body is None:
-            body, weights = self._trained(known.trial, network)
-            self.rig.run.append("trained", str(known.trial.number), body)
-        else:
-            weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+            body = self._trained(known.trial, network)
+            self.rig.run.append("trained", key, body)
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
-        return weights
+        return checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
 
-    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights]:
+    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
         study = self.rig.study
         job = TrainingJob(
             network=network,
@@ -248,15 +247,13 @@ class Evaluator:
             job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
         )
         result = future.result()
-        wall_s = time.monotonic() - started
-        body = {
+        return {
             "accuracy": {"fp32": to_json(result.score)},
             "learning_curve": list(result.curve),
             "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
             "training_s": result.training_s,
-            "wall_s": wall_s,
+            "wall_s": time.monotonic() - started,
         }
-        return body, result.weights
 
     # ------------------------------------------------------------------ prove
 
@@ -264,39 +261,53 @@ class Evaluator:
         """Compares the trained files with PyTorch on this host, and on the boards where asked for."""
         formats = sorted({target.file_format for target in self.rig.order})
         todo = [f for f in formats if self.rig.run.get("exported", f"{known.trial.number}/{f}-fp32") is None]
-        unchecked = self.rig.order if self.rig.study.check_outputs == "all" else ()
-        if not todo and all(is_checked(self.rig, known.trial, target) for target in unchecked):
+        unchecked = [t for t in self.rig.order if self._needs_check(known.trial, t)]
+        if not todo and not unchecked:
             return
         with self.rig.host.busy():
             images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
             with self._torch:
-                expected = predict(network, weights, images)
+                logits = predict(network, weights, images)
             files = {f: export(network, weights, f) for f in formats}
             for name in todo:
-                found = compare_logits(files[name], expected, run_on_host(files[name], images))
+                found = compare(files[name], logits, images)
                 body = {"artifact": to_json(files[name].artifact), **to_json(found)}
-                self.rig.run.append_later("exported", f"{known.trial.number}/{name}-fp32", body)
+                self.rig.run.append("exported", f"{known.trial.number}/{name}-fp32", body)
         for target in unchecked:
-            check_on_board(self.rig, known.trial, target, files[target.file_format])
+            self._check_on_board(known.trial, target, files[target.file_format], images)
+
+    def _needs_check(self, trial: Trial, target: Target) -> bool:
+        if not self.rig.study.check_outputs or self.rig.boards[target.device].origin == "replayed":
+            return False  # a replay computes nothing
+        return self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
+
+    def _check_on_board(
+        self, trial: Trial, target: Target, file: Exported, images: NDArray[np.float32]
+    ) -> None:
+        job = Job(file.artifact, file.data, target, self.rig.study.screen)
+
+        def work(agent: BoardAgent) -> NDArray[np.float32]:
+            ship(agent, [job])
+            return board_logits(agent, job, images)
+
+        on_board = self.rig.boards[target.device].use(work, file.artifact.sha256)
+        with self.rig.host.busy():
+            found = agreement(run_on_host(file, images), on_board)
+        if not found.within_tolerance:
+            raise WrongOutput(
+                file.artifact.sha256,
+                f"{target.name} computes other numbers than this host: logits differ by up to "
+                f"{found.largest_difference:.3g} on {found.images} images",
+            )
+        self.rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
 
 
-def is_checked(rig: Rig, trial: Trial, target: Target) -> bool:
-    """Whether the board's outputs of a trial need no (further) look; a replay computes nothing."""
-    if rig.study.check_outputs == "none" or rig.boards[target.device].origin == "replayed":
-        return True
-    return rig.run.get("checked", f"{trial.number}/{target.name}") is not None
-
-
-def check_on_board(rig: Rig, trial: Trial, target: Target, file: Exported) -> None:
-    """Compares a trained file's outputs on the board with this host's, unless that was done.
-
-    Raises:
-        WrongOutput: If they differ by more than rounding.
-    """
-    if not is_checked(rig, trial, target):
-        images = rig.task.splits().validation.take(CHECKED_IMAGES)
-        found = compare_on_board(rig.boards[target.device], target, file, rig.study.screen, images)
-        rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
+def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits that the board computes, shape ``(n, classes)``."""
+    layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
+    inputs = [np.ascontiguousarray(layout, np.float32)]
+    logits: NDArray[np.float32] = agent.outputs(job.artifact, job.target, inputs, job.plan.load_limit_s)[0]
+    return logits
 
 
 def _is_near(evaluation: Evaluation, limit: Limit) -> bool:

@@ -9,67 +9,82 @@ from pathlib import Path
 import numpy as np
 
 from harness import checkpoints
+from harness.board import Board
 from harness.evaluate import Evaluator, Rig
 from harness.export import Exported, export
 from harness.loop import Loop
-from harness.measure import Job, measure, measure_together
+from harness.measure import Job, measure_together, require_quiet
+from harness.reference import reference
 from results import plots, report, table
 from results.codec import from_json, to_json
-from results.errors import CandidateError
+from results.errors import CandidateError, PreflightError
 from results.evaluations import evaluations
 from results.records import Evaluation, Measurement, Plan, Target
-from results.statistics import session_spread
+from results.statistics import judge, spread
 from results.store import Run
 from search.network import initial_weights
 from search.strategy import Strategy
 from search.training import evaluate
 
-REFERENCE_PLAN = Plan("reference", sessions=(6, 6), session_s=0.1, warmup_s=0.05)
-"""How the reference network is measured before the search, for the spread between sessions."""
+PREPARE_PLAN = Plan("reference", sessions=(12, 12), agents=6, session_s=0.1, warmup_s=0.05)
+"""How a network of the space is measured before the search, for the spread between sessions and agents."""
 
 CONFIRMED_PER_TARGET = 8
 """Candidates of a target's front that are confirmed at the most in one round."""
 
 CONFIRM_ROUNDS = 4
 
+CONFIRM_ATTEMPTS = 3
+"""Times that a candidate is measured whose confirmations are invalid; the last one is stored as it is."""
+
+QUIET_WAIT_S = 30.0
+"""How long the confirmation waits for a busy board to become quiet."""
+
 
 def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
     """All stages, one after the other; each result is stored as it comes."""
     prepare(rig)
     search(rig, strategy)
-    confirm(rig)
+    try:
+        confirm(rig)
+    except PreflightError:
+        write_results(rig, folder)  # what was found so far, nothing of it confirmed
+        raise
     write_results(rig, folder)
 
 
 def prepare(rig: Rig) -> None:
-    """Measures the reference network on every target.
+    """Measures one fixed network of the space on every target.
 
-    Its sessions tell how far sessions of this target lie apart (a screen leans on that), and its time
-    on the board tells which target is cheapest to ask first.
+    Its sessions tell how far sessions and agents of this target lie apart (a screen leans on that), and its
+    time on the board tells which target is cheapest to ask first.
     """
-    rig.watcher.stage("prepare: measuring the reference network on every target")
+    rig.watcher.stage("prepare: measuring one network on every target, over fresh agents")
     cost_s = {}
     for target in rig.study.targets:
         body = rig.run.get("prepared", target.name)
         if body is None:
-            body = {"measurement": to_json(_measure_reference(rig, target))}
+            body = {"measurement": to_json(_measure_first(rig, target))}
             rig.run.append("prepared", target.name, body)
         measurement = from_json(Measurement, body["measurement"])
-        rig.spread[target.name] = session_spread(measurement)
+        found = rig.spread[target.name] = spread(measurement)
         cost_s[target.name] = board_time_s(measurement)
         ran_on = measurement.ran_on
         rig.watcher.note(
             f"  {target.name}: {ran_on.runtime} {ran_on.version}, {ran_on.provider}, sessions differ by "
-            f"{100 * rig.spread[target.name][0]:.1f} % (standard deviation)"
+            f"{found.sessions:.1%}, agents by {found.agents:.1%} (standard deviation)"
         )
     rig.order = tuple(sorted(rig.study.targets, key=lambda target: cost_s[target.name]))
 
 
-def _measure_reference(rig: Rig, target: Target) -> Measurement:
+def _measure_first(rig: Rig, target: Target) -> Measurement:
     with rig.host.busy():
         network = rig.space.build(rig.space.sample(np.random.default_rng(rig.study.seed)))
         file = export(network, initial_weights(network, rig.study.seed), target.file_format)
-    return measure(rig.boards[target.device], Job(file.artifact, file.data, target, REFERENCE_PLAN))
+    board = rig.boards[target.device]
+    job = Job(file.artifact, file.data, target, PREPARE_PLAN)
+    measure_together(board, [job], seed=rig.study.seed)
+    return job.measurement(board.facts, board.origin)
 
 
 def board_time_s(measurement: Measurement) -> float:
@@ -138,24 +153,40 @@ def _unconfirmed(rig: Rig, target: Target) -> list[Member]:
 def _confirm_round(rig: Rig, members: list[Member], number: int) -> None:
     for name, board in rig.boards.items():
         here = [m for m in members if m.target.device == name]
-        with rig.host.busy():
-            jobs = [_confirm_job(rig, member) for member in here]
-        if jobs:
-            rig.watcher.note(f"  {name}: {len(jobs)} candidates, {jobs[0].plan.agents} fresh agents or more")
-            measure_together(board, jobs, seed=rig.study.seed + number)
-        for member, job in zip(here, jobs, strict=True):
-            key = f"{member.evaluation.trial.number}/{member.target.name}"
-            try:
-                body = {"measurement": to_json(job.measurement(board.facts, board.origin))}
-            except CandidateError as error:
-                rig.run.append("refuted", key, {"error": str(error)})
-            else:
-                rig.run.append("confirmed", key, body)
+        if here and not rig.study.accept_noisy:
+            require_quiet(board, [m.target for m in here], wait_s=QUIET_WAIT_S)
+        for attempt in range(CONFIRM_ATTEMPTS):
+            last = attempt == CONFIRM_ATTEMPTS - 1
+            here = _confirm_on(rig, board, here, seed=rig.study.seed + number + 100 * attempt, last=last)
+
+
+def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, last: bool) -> list[Member]:
+    """Measures members on a board; gives those that were invalid, unless it was the ``last`` attempt."""
+    if not members:
+        return []
+    with rig.host.busy():
+        jobs = [_confirm_job(rig, member) for member in members]
+    rig.watcher.note(f"  {board.name}: {len(jobs)} candidates, {jobs[0].plan.agents} fresh agents or more")
+    measure_together(board, jobs, seed=seed)
+    again = []
+    for member, job in zip(members, jobs, strict=True):
+        key = f"{member.evaluation.trial.number}/{member.target.name}"
+        try:
+            measurement = job.measurement(board.facts, board.origin)
+        except CandidateError as error:
+            rig.run.append("refuted", key, {"error": str(error)})
+            continue
+        if judge(measurement).state == "invalid" and not last:
+            again.append(member)
+        else:
+            rig.run.append("confirmed", key, {"measurement": to_json(measurement)})
+    return again
 
 
 def _confirm_job(rig: Rig, member: Member) -> Job:
     file = trained_file(rig, member.evaluation, member.target.file_format)
-    return Job(file.artifact, file.data, member.target, rig.study.confirm)
+    beside = reference(member.target.file_format)
+    return Job(file.artifact, file.data, member.target, rig.study.confirm, reference=beside)
 
 
 def trained_file(rig: Rig, evaluation: Evaluation, file_format: str) -> Exported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import socket
 import sys
@@ -103,6 +104,8 @@ def _cost_rows(study: Study, space: SearchSpace) -> dict[str, Any]:
 
 
 def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:
+    if args.accept_noisy:
+        study = dataclasses.replace(study, accept_noisy=True)
     watcher = _watcher(args, study)
     with store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")

@@ -16,7 +16,7 @@ from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
 from results.settings import Settings
 
-SCREEN = Plan("screen", sessions=(2, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
+SCREEN = Plan("screen", sessions=(3, 8), half_width=0.03, session_s=0.08, warmup_s=0.04, min_runs=20)
 CONFIRM = Plan(
     "confirm",
     sessions=(10, 20),
@@ -42,9 +42,6 @@ NIGHTLY = dataclasses.replace(
 )
 """Eight agents rather than five: the narrower the aim, the more often a session or two more are what decides,
 and an interval that stops as soon as it is narrow covers too little with few agents."""
-
-
-CHECKS = ("all", "front", "none")
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,7 @@ class Study:
         limits: Hard limits.
         screen: Plan before training.
         confirm: Plan of the confirm stage.
-        check_outputs: Whose outputs are compared on the board with this host's: those of ``all`` trained
-            candidates, of the ``front`` before it is confirmed, or ``none``.
+        check_outputs: Whether outputs are compared on the board as well.
         accept_noisy: Whether fronts are confirmed on a board that is busy with other work, too.
         give_up_after_s: How long a board may be away before the run ends.
         source: The file as a dictionary, for the store.
@@ -97,7 +93,7 @@ class Study:
     limits: tuple[Limit, ...]
     screen: Plan = SCREEN
     confirm: Plan = CONFIRM
-    check_outputs: str = "front"
+    check_outputs: bool = True
     accept_noisy: bool = False
     give_up_after_s: float = 600.0
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -167,7 +163,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         limits=(*limits, *_network_limits(top, where)),
         screen=plan_of(measurement.table("screen"), SCREEN),
         confirm=plan_of(measurement.table("confirm"), CONFIRM),
-        check_outputs=measurement.take_name("check_outputs", CHECKS, "front"),
+        check_outputs=measurement.take("check_outputs", bool, True),
         accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
         source=dict(values),

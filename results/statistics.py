@@ -16,6 +16,14 @@ The known spread is that of medians; for another quantile the sampling variance 
 session is added to it (order statistics, David & Nagaraja 2003, 7.1), because tails vary more.  Means per
 agent do not pool it: it says nothing about how agents differ.
 
+**Known spread between agents.**  Sessions of a screen share one agent, so what one agent differs by from the
+next does not average out.  ``Plan.agent_spread`` (one-way analysis of variance of the reference over several
+agents) is added to the variance of the mean, ``s^2 / K + agent_spread^2``, with the degrees of freedom of
+Welch & Satterthwaite.
+
+**Warm-up.**  Runs at the start of a session that still belong to the warm-up are left out
+(:func:`results.detectors.warmup_cut`).
+
 **One session of unknown spread** has no interval that could be stated; it is given as
 ``value * [1/2, 2]`` so that nothing is certain by it.  A single replayed figure stands for itself.
 """
@@ -24,16 +32,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from results import detectors
 from results.conditions import remarks
 from results.errors import ConfigError, unknown_name
-from results.records import Evaluation, Interval, Limit, Measurement, Metric, Score, Session
+from results.records import Evaluation, Interval, Limit, Measurement, Metric, Plan, Score, Session
 
 Floats = NDArray[np.float64]
 Decision = Literal["met", "broken", "unclear", "unknown"]
@@ -161,9 +170,23 @@ def latency(measurement: Measurement, quantile: float, confidence: float = CONFI
         logs = np.array([logs[[s.agent == agent for s in sessions]].mean() for agent in _agents(sessions)])
     if table and len(logs) == 1:
         return _exact(sessions[0].durations_s[0])
-    known = 0 if plan.agents > 1 else plan.spread_sessions
-    variance = plan.spread**2 + (0.0 if quantile == 0.5 else float(np.mean(errors**2)))
-    return _log_interval(logs, variance, known, confidence)
+    if plan.agents > 1:
+        return _log_interval(logs, _Known(), confidence)
+    tail = 0.0 if quantile == 0.5 else float(np.mean(errors**2))
+    known = _Known(
+        plan.spread**2 + tail, plan.spread_sessions, plan.agent_spread**2, plan.agent_spread_agents
+    )
+    return _log_interval(logs, known, confidence)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Variances known before, of the logarithms, with their degrees of freedom."""
+
+    session: float = 0.0
+    sessions: int = 0
+    agent: float = 0.0
+    agents: int = 0
 
 
 def model_sessions(measurement: Measurement) -> list[Session]:
@@ -190,7 +213,7 @@ def _session_logs(sessions: Sequence[Session], quantile: float) -> tuple[Floats,
     """
     rows = []
     for session in sessions:
-        ordered = np.sort(np.array(session.durations_s))
+        ordered = np.sort(np.array(detectors.settled(session.durations_s)))
         step = math.sqrt(quantile * (1 - quantile) / len(ordered))
         around = (quantile, max(0.0, quantile - step), min(1.0, quantile + step))
         rows.append([math.log(_quantile(ordered, q)) for q in around])
@@ -206,15 +229,18 @@ def _quantile(ordered: Floats, quantile: float) -> float:
     return float(low + (place - i) * (high - low))
 
 
-def _log_interval(logs: Floats, known_variance: float, known_sessions: int, confidence: float) -> Interval:
-    """t-interval of the mean of ``logs`` ``(K,)`` with a known variance pooled in, on the original scale."""
+def _log_interval(logs: Floats, known: _Known, confidence: float) -> Interval:
+    """t-interval of the mean of ``logs`` ``(K,)`` with what is known pooled in, on the original scale."""
     k, mean = len(logs), float(logs.mean())
-    freedom = known_sessions + k - 1
+    freedom: float = known.sessions + k - 1
     centre = math.exp(mean)
     if freedom < 1:
         return Interval(centre / UNKNOWN_SPREAD, centre, centre * UNKNOWN_SPREAD)
-    variance = (known_sessions * known_variance + float(((logs - mean) ** 2).sum())) / freedom
-    half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance / k)
+    of_mean = (known.sessions * known.session + float(((logs - mean) ** 2).sum())) / freedom / k
+    variance = of_mean + known.agent
+    if known.agent > 0 and known.agents > 0:
+        freedom = variance**2 / (of_mean**2 / freedom + known.agent**2 / known.agents)
+    half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance)
     return Interval(centre * math.exp(-half), centre, centre * math.exp(half))
 
 
@@ -223,12 +249,52 @@ def half_width(interval: Interval) -> float:
     return (interval.high - interval.low) / 2 / interval.value
 
 
-def session_spread(measurement: Measurement) -> tuple[float, int]:
-    """Standard deviation of the log of session medians and its degrees of freedom, for ``Plan.spread``."""
+@dataclass(frozen=True)
+class Spread:
+    """How far figures of one file lie apart on a target: standard deviations of the log of medians.
+
+    Attributes:
+        sessions: Between sessions of one agent.
+        session_freedom: Degrees of freedom behind it.
+        agents: Between agents, on top of that.
+        agent_freedom: Degrees of freedom behind it.
+    """
+
+    sessions: float = 0.0
+    session_freedom: int = 0
+    agents: float = 0.0
+    agent_freedom: int = 0
+
+    def into(self, plan: Plan) -> Plan:
+        """The plan, leaning on this."""
+        return replace(
+            plan,
+            spread=self.sessions,
+            spread_sessions=self.session_freedom,
+            agent_spread=self.agents,
+            agent_spread_agents=self.agent_freedom,
+        )
+
+
+def spread(measurement: Measurement) -> Spread:
+    """Spread between sessions and between agents: one-way analysis of variance (Searle 1992, 3.6).
+
+    Estimates below zero are zero.  With one agent there is nothing to say about agents; with one session
+    per agent everything is between agents.
+    """
     sessions = model_sessions(measurement)
     if len(sessions) < 2:
-        return 0.0, 0
-    return float(_session_logs(sessions, 0.5)[0].std(ddof=1)), len(sessions) - 1
+        return Spread()
+    logs = _session_logs(sessions, 0.5)[0]
+    groups = [logs[[s.agent == agent for s in sessions]] for agent in _agents(sessions)]
+    within_freedom, between_freedom = len(logs) - len(groups), len(groups) - 1
+    within = sum(float(((g - g.mean()) ** 2).sum()) for g in groups) / max(1, within_freedom)
+    if between_freedom == 0:
+        return Spread(math.sqrt(within), within_freedom)
+    between = sum(len(g) * float((g.mean() - logs.mean()) ** 2) for g in groups) / between_freedom
+    size = (len(logs) - sum(len(g) ** 2 for g in groups) / len(logs)) / between_freedom
+    agents = math.sqrt(max(0.0, (between - within) / size))
+    return Spread(math.sqrt(within), within_freedom, agents, between_freedom)
 
 
 def latency_ratio(measurement: Measurement) -> float | None:
@@ -258,7 +324,8 @@ class Verdict:
 
 
 def judge(measurement: Measurement) -> Verdict:
-    """Judges a measurement by the board's state (:mod:`results.conditions`) and by its own spread.
+    """Judges a measurement by the board's state (:mod:`results.conditions`), by what its runs say of
+    themselves (:mod:`results.detectors`), and by its spread.
 
     A measurement whose median has a wider interval than the plan asked for is noisy.  Figures that were
     replayed from a table carry no conditions and are judged by their width alone.
@@ -266,7 +333,7 @@ def judge(measurement: Measurement) -> Verdict:
     sessions = model_sessions(measurement)
     if not sessions:
         return Verdict("invalid", ("no sessions",))
-    found = remarks(measurement, sessions)
+    found = [*remarks(measurement, sessions), *detectors.remarks(sessions)]
     reasons = [remark.text for remark in found]
     interval = latency(measurement, 0.5)
     if interval is not None and half_width(interval) > measurement.plan.half_width:

@@ -35,6 +35,7 @@ sample = 2
 epochs = 1
 workers = 2
 [measurement]
+accept_noisy = true
 screen = { sessions = [2, 2], session_s = 0.005, warmup_s = 0.0, min_runs = 20 }
 confirm = { sessions = [2, 2], agents = 2, session_s = 0.005, warmup_s = 0.0, min_runs = 20 }
 [[targets]]

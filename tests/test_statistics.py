@@ -12,13 +12,14 @@ from scipy import stats
 from results.errors import ConfigError
 from results.records import Conditions, Environment, Interval, Limit, Metric, Plan, Score
 from results.statistics import (
+    Spread,
     decide,
     half_width,
     judge,
     latency,
     latency_ratio,
     peak_memory,
-    session_spread,
+    spread,
     value,
     violation,
     wilson,
@@ -142,10 +143,36 @@ def test_one_session_with_a_rightly_known_spread_covers_the_truth_too() -> None:
 
 
 def test_the_spread_between_sessions_and_its_degrees_of_freedom() -> None:
-    spread, freedom = session_spread(make_measurement([make_session([m] * 20) for m in (0.01, 0.011, 0.012)]))
-    assert spread == pytest.approx(np.log([0.01, 0.011, 0.012]).std(ddof=1))
-    assert freedom == 2
-    assert session_spread(make_measurement([make_session([0.01])])) == (0.0, 0)
+    found = spread(make_measurement([make_session([m] * 20) for m in (0.01, 0.011, 0.012)]))
+    assert found.sessions == pytest.approx(np.log([0.01, 0.011, 0.012]).std(ddof=1))
+    assert (found.session_freedom, found.agents, found.agent_freedom) == (2, 0.0, 0)
+    assert spread(make_measurement([make_session([0.01])])) == Spread()
+
+
+def test_the_spread_between_agents_is_what_is_left_over_that_between_sessions() -> None:
+    """By hand: agents at ln 0, 0.02, 0.04 with sessions at -0.005 and +0.005: MSW = 0.00005, MSB = 0.0008,
+    so (0.0008 - 0.00005) / 2 = 0.000375."""
+    rows = [
+        make_session([0.01 * math.exp(a * 0.02 + d)] * 20, agent=a) for a in range(3) for d in (-0.005, 0.005)
+    ]
+    found = spread(make_measurement(rows))
+    assert found.sessions == pytest.approx(math.sqrt(0.00005))
+    assert found.agents == pytest.approx(math.sqrt(0.000375))
+    assert (found.session_freedom, found.agent_freedom) == (3, 2)
+
+
+def test_what_agents_differ_by_does_not_average_out_within_one() -> None:
+    """By hand: s^2 = 0.0001 with 1000 degrees, 4 sessions; agents 0.0003 with 5 degrees."""
+    plan = Plan(
+        "screen", spread=0.01, spread_sessions=1000, agent_spread=math.sqrt(0.0003), agent_spread_agents=5
+    )
+    interval = latency(make_measurement([make_session([0.01] * 20)] * 4, plan=plan), 0.5)
+    of_mean = 0.0001 * 1000 / 1003 / 4
+    variance = of_mean + 0.0003
+    freedom = variance**2 / (of_mean**2 / 1003 + 0.0003**2 / 5)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    assert interval is not None
+    assert interval.high == pytest.approx(0.01 * math.exp(half))
 
 
 @pytest.mark.parametrize(
@@ -251,6 +278,10 @@ def judged(conditions: Conditions, **changes: Any) -> tuple[str, str]:
         (Conditions(throttle_events=1), "invalid", "throttled (3 of 3 sessions)"),
         (Conditions(clock_before_hz=2.4e9, clock_after_hz=2.2e9), "noisy", "CPU clock fell"),
         (Conditions(load_average=2.1), "noisy", "load average too high"),
+        (Conditions(load_average=9.0, others_cpus=0.5), "valid", ""),  # 0.2 * 4 + 0.2
+        (Conditions(others_cpus=1.1), "noisy", "others used the CPUs"),
+        (Conditions(clock_low_share=0.005), "valid", ""),
+        (Conditions(clock_low_share=0.02), "noisy", "below its greatest clock"),
         (Conditions(cpu_pressure=0.02), "noisy", "CPU pressure over 1%"),
         (Conditions(involuntary_switches=2), "valid", ""),  # 1 + 10 + 40 runs
         (Conditions(involuntary_switches=3), "noisy", "involuntary switches"),

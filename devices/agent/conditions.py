@@ -3,9 +3,12 @@
 Where each figure comes from:
 
 * temperature: thermal zones of the SoC (names: Linux device trees, x86 drivers), else hwmon; the hottest
-* clock: ``scaling_cur_freq`` of the CPUs used, the fastest
+* clock: ``scaling_cur_freq`` of the CPUs used, the fastest; the share of time below the greatest one from
+  cpufreq's ``time_in_state``
 * throttling: Raspberry Pi firmware's ``get_throttled`` (bits 0-3 now, 16-19 since start) and under-voltage
-  alarm; cooling devices that slow a processor; Jetson's over-current counters; x86 throttle counters
+  alarm; cooling devices that slow a processor; Jetson's over-current counters; x86 throttle counters; a
+  ``scaling_max_freq`` that falls
+* other work: CPU time of the whole board (``/proc/stat``) less that of the session's own process
 * pressure: ``/proc/pressure/cpu``, the total, not the averages (they lag by 10 s)
 
 A board that does not have one of them gives None for it.
@@ -40,6 +43,10 @@ class Reading(NamedTuple):
     swapped_pages: Optional[int]
     involuntary_switches: int
     major_faults: int
+    clock_limits: Tuple[Tuple[str, int], ...]
+    time_in_state: Tuple[Tuple[int, int], ...]
+    busy_s: Optional[float]
+    own_s: float
 
 
 class Sensors:
@@ -54,6 +61,7 @@ class Sensors:
         self._temperatures = _temperature_paths(root)
         self._levels = _cooling_paths(root) + paths(root, "sys/class/hwmon/hwmon*/in0_lcrit_alarm")
         self._counters = _counter_paths(root)
+        self._clock_limits = paths(root, "sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq")
         self._firmware = paths(root, "sys/devices/platform/soc*/*firmware/get_throttled")[:1]
 
     def read(self, cpus: Sequence[int]) -> Reading:
@@ -62,7 +70,7 @@ class Sensors:
         swapped = [field_of(vmstat, key) for key in ("pswpin", "pswpout")]
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Reading(
-            temperature_c=self._temperature_c(),
+            temperature_c=self.temperature_c(),
             clock_hz=self._clock_hz(cpus),
             levels=_read_all(self._levels),
             counters=_read_all(self._counters),
@@ -72,9 +80,33 @@ class Sensors:
             swapped_pages=None if None in swapped else sum(n or 0 for n in swapped),
             involuntary_switches=usage.ru_nivcsw,
             major_faults=usage.ru_majflt,
+            clock_limits=_read_all(self._clock_limits),
+            time_in_state=self._time_in_state(cpus),
+            busy_s=self._busy_s(),
+            own_s=usage.ru_utime + usage.ru_stime,
         )
 
-    def _temperature_c(self) -> Optional[float]:
+    def _time_in_state(self, cpus: Sequence[int]) -> Tuple[Tuple[int, int], ...]:
+        """Ticks at each clock [kHz], of all ``cpus`` together."""
+        name = os.path.join(self._root, "sys/devices/system/cpu/cpu%d/cpufreq/stats/time_in_state")
+        ticks: Dict[int, int] = {}
+        for cpu in cpus:
+            for line in (read_text(name % cpu) or "").splitlines():
+                words = line.split()
+                if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
+                    ticks[int(words[0])] = ticks.get(int(words[0]), 0) + int(words[1])
+        return tuple(sorted(ticks.items()))
+
+    def _busy_s(self) -> Optional[float]:
+        """CPU time that the whole board has spent working (proc(5): user, nice, system, irq, softirq)."""
+        words = (read_text(os.path.join(self._root, "proc/stat")) or "").split("\n", 1)[0].split()
+        if len(words) < 8 or words[0] != "cpu" or not all(word.isdigit() for word in words[1:]):
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in words[1:8])
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+    def temperature_c(self) -> Optional[float]:
+        """The hottest SoC zone now."""
         readings = [read_int(path) for path in self._temperatures]
         degrees = [milli / 1000.0 for milli in readings if milli is not None]
         return max((c for c in degrees if PLAUSIBLE_C[0] <= c <= PLAUSIBLE_C[1]), default=None)
@@ -111,13 +143,17 @@ def between(before: Reading, after: Reading, wall_s: float) -> Dict[str, Any]:
         "involuntary_switches": after.involuntary_switches - before.involuntary_switches,
         "major_faults": after.major_faults - before.major_faults,
         "swapped_pages": _rise(before.swapped_pages, after.swapped_pages),
+        "clock_low_share": _low_share(before.time_in_state, after.time_in_state),
+        "others_cpus": _others_cpus(before, after, wall_s),
     }
 
 
 def _throttle_events(before: Reading, after: Reading) -> Optional[int]:
-    if before.firmware is None and not before.levels and not before.counters:
+    if before.firmware is None and not (before.levels or before.counters or before.clock_limits):
         return None
+    allowed = dict(before.clock_limits)
     events = len({name for name, level in before.levels + after.levels if level > 0})
+    events += sum(khz < allowed.get(name, khz) for name, khz in after.clock_limits)
     counted = dict(before.counters)
     events += sum(max(0, count - counted.get(name, count)) for name, count in after.counters)
     if before.firmware is not None and after.firmware is not None:
@@ -125,6 +161,23 @@ def _throttle_events(before: Reading, after: Reading) -> Optional[int]:
         fresh = (after.firmware & ~before.firmware & STICKY_BITS) >> 16
         events += bin(live | fresh).count("1")
     return events
+
+
+def _low_share(before: Tuple[Tuple[int, int], ...], after: Tuple[Tuple[int, int], ...]) -> Optional[float]:
+    """Share of the time between two readings that was spent below the greatest clock there is."""
+    earlier = dict(before)
+    ticks = {khz: max(0, count - earlier.get(khz, 0)) for khz, count in after}
+    total = sum(ticks.values())
+    return (total - ticks[max(ticks)]) / total if total else None
+
+
+def _others_cpus(before: Reading, after: Reading, wall_s: float) -> Optional[float]:
+    """CPUs that others kept busy; one tick of rounding on every CPU is no work."""
+    if before.busy_s is None or after.busy_s is None or wall_s <= 0:
+        return None
+    rounding_s = (os.cpu_count() or 1) / os.sysconf("SC_CLK_TCK")
+    others_s = after.busy_s - before.busy_s - (after.own_s - before.own_s) - rounding_s
+    return max(0.0, others_s) / wall_s
 
 
 def _share(before_us: Optional[int], after_us: Optional[int], wall_s: float) -> Optional[float]:

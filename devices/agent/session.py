@@ -12,6 +12,7 @@ from .failures import Failure
 
 Emit = Callable[[Mapping[str, Any], bytes], None]
 
+COOLING_STEP_S = 0.5
 LEAST_WARMUP_RUNS = 3
 SHORT_RUN_NS = 100_000
 BATCH_NS = 1_000_000
@@ -21,18 +22,19 @@ BATCH_NS = 1_000_000
 def measure(
     open_model: Callable[[], Any], sensors: conditions.Sensors, request: Mapping[str, Any], emit: Emit
 ) -> None:
-    """Loads a file, runs it cold, warms it up, times it, and emits what came out.
+    """Waits until the board is cool, loads a file, runs it cold, warms it up, times it, emits what came out.
 
     A first message ``loaded`` tells the host how long that took, so that it can tell how long to wait.
 
     Args:
         open_model: Loads the file.
         sensors: For the conditions.
-        request: ``plan`` (``warmup_s``, ``session_s``, ``min_runs``, ``max_runs``), ``seed``, ``threads``,
-            ``received_ns``.
+        request: ``plan`` (``warmup_s``, ``session_s``, ``min_runs``, ``max_runs``, ``cooldown_s``,
+            ``start_below_c``), ``seed``, ``threads``, ``received_ns``.
         emit: Sends a message.
     """
     plan = request["plan"]
+    _cool_down(sensors, plan)
     processes.reset_peak_memory()
     model, load_ns = _timed(open_model)
     model.set_inputs(arrays.random_arrays(model.inputs, request["seed"]))
@@ -97,6 +99,16 @@ def _timed(action: Callable[[], Any]) -> Tuple[Any, int]:
     started_ns = time.perf_counter_ns()
     result = action()
     return result, time.perf_counter_ns() - started_ns
+
+
+def _cool_down(sensors: conditions.Sensors, plan: Mapping[str, Any]) -> None:
+    """Waits until the board is below the plan's temperature, or the plan's time is up."""
+    below_c, end_ns = plan.get("start_below_c"), time.monotonic_ns() + int(plan.get("cooldown_s", 0) * 1e9)
+    while below_c is not None and time.monotonic_ns() < end_ns:
+        temperature_c = sensors.temperature_c()
+        if temperature_c is None or temperature_c < below_c:
+            return
+        time.sleep(COOLING_STEP_S)
 
 
 def _warm_up(invoke: Callable[[], Any], warmup_ns: int) -> List[int]:
