@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.quantities import show
+from harness.quantities import QUANTITIES, show
 from results import table
 from results.codec import from_json
 from results.evaluations import evaluations
@@ -18,6 +18,7 @@ from results.records import Problem, Target
 from results.store import Run
 
 SHOWN_CLOSEST = 5
+METRICS = tuple(QUANTITIES)
 
 
 def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
@@ -77,6 +78,13 @@ def _print_closest(run: Run, target: Target, problem: Problem, console: Console)
     for error in sorted({e.error for e in evaluations(run) if e.error})[:SHOWN_CLOSEST]:
         console.print(f"  failed: {error}", highlight=False)
     for row in table.closest(run, SHOWN_CLOSEST).to_dict("records"):
-        console.print(
-            "  closest: " + ", ".join(f"{key} {value}" for key, value in row.items()), highlight=False
-        )
+        figures = [_figure(name, row.get(name)) for name in row if str(name).startswith(METRICS)]
+        shown = ", ".join(figure for figure in figures if figure)
+        console.print(f"  closest: trial {row['trial']}: {shown or 'nothing measured'}", highlight=False)
+
+
+def _figure(column: str, figure: Any) -> str:
+    if figure is None or figure != figure:
+        return ""
+    metric, _, target = column.partition(" ")
+    return f"{metric} {show(metric, figure)}" + (f" on {target}" if target else "")
