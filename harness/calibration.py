@@ -29,10 +29,10 @@ BATCH = 32
 TAIL = 1e-4
 """Share of the values that ``percentile`` leaves out at either end."""
 
-BINS = 512
+BINS = 2048
 SHRINKAGES = np.linspace(1.0, 0.3, 29)
 SAMPLED = 65536
-"""Values of a tensor and batch that a quantile is taken of, evenly spread."""
+"""Most values of a tensor and batch that are counted, evenly spread over it."""
 
 Observe = Callable[[str, Tensor], Tensor]
 
@@ -65,10 +65,10 @@ def calibrate(
         raise ConfigError("calibration images hold numbers that are not finite")
     operations = as_convolutions(fold(network, weights))
     extremes = _extremes(operations, images)
-    if method == "percentile":
-        extremes = _quantiles(operations, images)
-    elif method == "mse":
-        extremes = _least_squares(operations, images, extremes)
+    if method != "min-max":
+        narrow = _quantiles if method == "percentile" else _shrunk
+        counts = _histograms(operations, images, extremes)
+        extremes = {name: narrow(counts[name], ends) for name, ends in extremes.items()}
     return Calibration(extremes, method, len(images))
 
 
@@ -136,44 +136,35 @@ def _extremes(operations: Sequence[Operation], images: NDArray[np.float32]) -> d
     return found
 
 
-def _quantiles(operations: Sequence[Operation], images: NDArray[np.float32]) -> dict[str, Range]:
-    """Quantiles over evenly spread values; of batches of images, the mean over batches."""
-    found: dict[str, list[tuple[float, float, int]]] = {}
-
-    def see(name: str, value: Tensor) -> None:
-        flat = value.flatten()
-        ordered = flat[:: -(-len(flat) // SAMPLED)].sort().values
-        cut = int(TAIL * len(ordered))
-        low, high = float(ordered[cut]), float(ordered[-1 - cut])
-        found.setdefault(name, []).append((low, high, len(value)))
-
-    _watch(operations, images, see)
-    ranges = {}
-    for name, rows in found.items():
-        lows, highs, counts = zip(*rows, strict=True)
-        ranges[name] = float(np.average(lows, weights=counts)), float(np.average(highs, weights=counts))
-    return ranges
-
-
-def _least_squares(
+def _histograms(
     operations: Sequence[Operation], images: NDArray[np.float32], extremes: Ranges
-) -> dict[str, Range]:
+) -> dict[str, NDArray[np.float64]]:
+    """Counts of evenly spread values between a tensor's extremes, ``BINS`` of them."""
     counts = {name: np.zeros(BINS) for name in extremes}
 
     def see(name: str, value: Tensor) -> None:
         low, high = extremes[name]
+        flat = value.flatten()
         if high > low:
-            counts[name] += torch.histc(value, BINS, low, high).numpy()
+            counts[name] += torch.histc(flat[:: -(-len(flat) // SAMPLED)], BINS, low, high).numpy()
 
     _watch(operations, images, see)
-    return {name: _shrunk(counts[name], extremes[name]) for name in extremes}
+    return counts
+
+
+def _quantiles(counts: NDArray[np.float64], ends: Range) -> Range:
+    """The range without the bins that hold the outermost values."""
+    low, high = ends
+    shares = counts.cumsum() / max(counts.sum(), 1.0)
+    first = int(np.searchsorted(shares, TAIL, side="right"))
+    last = int(np.searchsorted(shares, 1 - TAIL))
+    width = (high - low) / BINS
+    return low + first * width, low + (last + 1) * width
 
 
 def _shrunk(counts: NDArray[np.float64], ends: Range) -> Range:
     """The range with which 255 steps have the least squared error over a histogram of it."""
     low, high = ends
-    if high <= low:
-        return ends
     middles = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
     errors = []
     for share in SHRINKAGES:
