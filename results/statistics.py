@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from results import detectors
+from results import detectors, energy
 from results.conditions import remarks
 from results.errors import ConfigError, unknown_name
 from results.records import Evaluation, Interval, Limit, Measurement, Metric, Plan, Score, Session
@@ -69,7 +69,7 @@ def value(evaluation: Evaluation, metric: Metric, confidence: float = CONFIDENCE
     * ``peak_memory``: greatest of the sessions, from the least to the greatest of them [bytes].
     * ``size``: of the file that was measured; without targets, of the largest file written [bytes].
     * ``macs``, ``parameters``: of the network.
-    * ``energy``: not known, as long as no power trace is evaluated [J].
+    * ``energy``: gross, see :mod:`results.energy` [J].
 
     With several targets it is the worst of figure / scale, and None if one of them is not known.
 
@@ -119,7 +119,7 @@ def _of_target(evaluation: Evaluation, name: str, target: str, confidence: float
     if name == "peak_memory":
         return peak_memory(measurement)
     if name == "energy":
-        return None
+        return energy.interval(measurement, confidence)
     return latency(measurement, QUANTILES[name], confidence)
 
 
@@ -192,6 +192,15 @@ class _Known:
 def model_sessions(measurement: Measurement) -> list[Session]:
     """Sessions of the artifact itself, without those of the reference."""
     return [s for s in measurement.sessions if s.role == "model"]
+
+
+def agent_logs(measurement: Measurement, quantile: float, role: str = "model") -> dict[int, float]:
+    """Mean logarithm of the session figures per agent, of the sessions of one role."""
+    sessions = [s for s in measurement.sessions if s.role == role]
+    if not sessions or not _enough_runs(sessions, quantile):
+        return {}
+    logs = _session_logs(sessions, quantile)[0]
+    return {agent: float(logs[[s.agent == agent for s in sessions]].mean()) for agent in _agents(sessions)}
 
 
 def _agents(sessions: Sequence[Session]) -> list[int]:

@@ -1,0 +1,231 @@
+"""Has a model become slower since last night?  Rules for series of nightly figures.
+
+One figure per night and series: the logarithm of a model's figure, less that of the reference network that
+was measured in the same turns where there is one, so that what the night did to both is gone.  All functions
+are pure.
+
+* A night is a *candidate* where it lies above the mean of the history by more than a threshold, by a
+  one-sided t-test of one new observation, ``t = (z - mean) / (s * sqrt(1 + 1 / H))`` (Snedecor & Cochran 1989,
+  4.9), and by Benjamini & Hochberg (1995) over all series of the night.
+* A candidate is measured again; it is a *regression* if the mean of both passes the same test.  Nights of a
+  regression do not enter the history, so it is told every night until it is mended or accepted.
+* Before the history has :data:`LEAST_NIGHTS` nights the series is *learning*.
+* Accepting a step begins a new segment: its own mean, with the spread pooled over the segments.
+* A *slow change* is found by optimal partitioning (Jackson et al. 2005) of the history: a level that lies
+  above the first one by more than the threshold although no single night did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+State = Literal["learning", "fine", "candidate", "slow change"]
+
+LEAST_NIGHTS = 10
+WINDOW = 21
+"""Nights of a segment that its mean and spread are taken from, the newest."""
+
+ALARM = 0.01
+LEAST_SPREAD = 0.002
+"""A history that by chance hardly varies must not make every night an alarm."""
+
+DISCOVERIES = 0.05
+"""Share of false ones among the candidates of a night (Benjamini & Hochberg's q)."""
+
+PENALTY = 20.0
+"""Of a change point, in variances: 6 % of unchanged histories of 40 nights get one, 38 % at 10."""
+
+LEAST_SEGMENT = 2
+LONGEST_HISTORY = 120
+THRESHOLDS = {"energy": 0.05}
+THRESHOLD = 0.02
+
+
+@dataclass(frozen=True)
+class History:
+    """Figures of a series so far, without nights of a regression.
+
+    Attributes:
+        segments: Logarithmic figures, oldest first, one sequence per segment between accepted steps; the
+            last one is the present one.
+    """
+
+    segments: tuple[tuple[float, ...], ...] = ((),)
+
+    def add(self, z: float) -> History:
+        """With another night."""
+        return History((*self.segments[:-1], (*self.segments[-1], z)))
+
+    def accept(self) -> History:
+        """With a new segment, which begins with the next night."""
+        return self if not self.segments[-1] else History((*self.segments, ()))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a night is compared with.
+
+    Attributes:
+        mean: Of the present segment.
+        spread: Standard deviation of a night, pooled over the segments.
+        nights: Behind the mean.
+        freedom: Degrees of freedom behind the spread.
+    """
+
+    mean: float
+    spread: float
+    nights: int
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a night says of a series.
+
+    Attributes:
+        state: What it is, see the head of this module.
+        shift: How far the figure lies above the baseline, as a share; of a slow change, how far the newest
+            level lies above the first.
+        p: One-sided probability of a shift this large by chance.
+        nights: Nights of history behind it.
+    """
+
+    state: State
+    shift: float = 0.0
+    p: float = 1.0
+    nights: int = 0
+
+
+@dataclass
+class Watch:
+    """A series with its rule and history, for one night after the other.
+
+    Attributes:
+        metric: What is watched; decides the threshold.
+        history: Figures so far.
+        threshold: Least shift that matters, as a share; None for the metric's own.
+    """
+
+    metric: str = "latency_p50"
+    history: History = field(default_factory=History)
+    threshold: float | None = None
+
+    @property
+    def least_shift(self) -> float:
+        """Least shift that matters, in logarithms."""
+        own = THRESHOLDS.get(self.metric, THRESHOLD)
+        return math.log1p(own if self.threshold is None else self.threshold)
+
+
+def baseline(history: History) -> Baseline | None:
+    """Mean and spread of a history; None while there is too little of it."""
+    windows = [np.array(segment[-WINDOW:]) for segment in history.segments]
+    present = windows[-1]
+    freedom = sum(len(w) - 1 for w in windows if len(w))
+    if not len(present) or freedom < LEAST_NIGHTS - 1:
+        return None
+    power = sum(float(((w - w.mean()) ** 2).sum()) for w in windows if len(w))
+    spread = max(LEAST_SPREAD, math.sqrt(power / freedom))
+    return Baseline(float(present.mean()), spread, len(present), freedom)
+
+
+def examine(watches: Mapping[str, Watch], tonight: Mapping[str, float]) -> dict[str, Finding]:
+    """Findings of one night, before anything is measured again.
+
+    Args:
+        watches: Series by name, with what was known before tonight.
+        tonight: Logarithmic figures of the series that were measured.
+    """
+    tested = {name: _test(watches[name], z) for name, z in tonight.items()}
+    known = [name for name, finding in tested.items() if finding.state != "learning"]
+    discovered = benjamini_hochberg([tested[name].p for name in known], DISCOVERIES)
+    found = dict(tested)
+    for name, is_discovery in zip(known, discovered, strict=True):
+        if tested[name].state == "candidate" and not is_discovery:
+            found[name] = Finding("fine", tested[name].shift, tested[name].p, tested[name].nights)
+        if found[name].state == "fine":
+            found[name] = slow_change(watches[name], tonight[name]) or found[name]
+    return found
+
+
+def confirms(watch: Watch, first: float, second: float) -> bool:
+    """Whether a candidate that was measured again is a regression: the mean of both passes the same test."""
+    return _test(watch, (first + second) / 2).state == "candidate"
+
+
+def _test(watch: Watch, z: float) -> Finding:
+    base = baseline(watch.history)
+    if base is None:
+        return Finding("learning", nights=len(watch.history.segments[-1]))
+    shift = z - base.mean
+    t = shift / (base.spread * math.sqrt(1 + 1 / base.nights))
+    p = float(special.stdtr(base.freedom, -t))
+    state: State = "candidate" if p < ALARM and shift > watch.least_shift else "fine"
+    return Finding(state, math.expm1(shift), p, base.nights)
+
+
+def slow_change(watch: Watch, z: float) -> Finding | None:
+    """A level of the present segment, tonight included, that crept above the first one; or None."""
+    nights = np.array([*watch.history.segments[-1], z])[-LONGEST_HISTORY:]
+    if len(nights) <= LEAST_NIGHTS:
+        return None
+    starts = change_points(nights)
+    if not starts:
+        return None
+    shift = float(nights[starts[-1] :].mean() - nights[: starts[0]].mean())
+    if shift <= watch.least_shift:
+        return None
+    return Finding("slow change", math.expm1(shift), nights=len(nights))
+
+
+def change_points(figures: Sequence[float] | Floats, penalty: float = PENALTY) -> list[int]:
+    """Where new levels begin (Jackson et al. 2005, section 3; cost: squared deviations).
+
+    Args:
+        figures: In order, shape ``(n,)``.
+        penalty: Of each change, in variances.  The variance is that of the differences between
+            neighbours (median absolute deviation), which a change of level hardly touches.
+    """
+    z = np.asarray(figures, np.float64)
+    n = len(z)
+    steps = np.diff(z)
+    if n < 2 * LEAST_SEGMENT:
+        return []
+    deviation = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / math.sqrt(2)
+    z = (z - z.mean()) / max(deviation, LEAST_SPREAD)
+    sums, squares = np.concatenate([[0.0], np.cumsum(z)]), np.concatenate([[0.0], np.cumsum(z**2)])
+    best = np.full(n + 1, math.inf)
+    best[0] = -penalty
+    last = np.zeros(n + 1, np.int64)
+    for end in range(LEAST_SEGMENT, n + 1):
+        begins = np.arange(0, end - LEAST_SEGMENT + 1)
+        costs = squares[end] - squares[begins] - (sums[end] - sums[begins]) ** 2 / (end - begins)
+        totals = best[begins] + costs + penalty
+        last[end] = int(np.argmin(totals))
+        best[end] = totals[last[end]]
+    found, end = [], n
+    while last[end] > 0:
+        end = int(last[end])
+        found.append(end)
+    return found[::-1]
+
+
+def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:
+    """Which hypotheses are rejected at a false discovery rate (Benjamini & Hochberg 1995, equation 1)."""
+    p = np.array(p_values)
+    if not len(p):
+        return []
+    order = np.argsort(p)
+    below = np.flatnonzero(p[order] <= rate * np.arange(1, len(p) + 1) / len(p))
+    rejected = np.zeros(len(p), bool)
+    if len(below):
+        rejected[order[: below[-1] + 1]] = True
+    return [bool(r) for r in rejected]
