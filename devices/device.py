@@ -70,6 +70,8 @@ class DeviceEntry:
         python: Python on the device, a name or a path.
         directory: Boardwise's directory on the device; relative to the login's home.
         board: Board model: a file in ``devices/boards/``.
+        root: Where the device's file tree starts, for what is read from ``/proc`` and ``/sys``; emulated
+            boards have a tree of their own.
         identity_file: Private key for ssh; None for what ``ssh`` itself would take.
         known_hosts: Where the device's host key is kept; None for Boardwise's own file beside the lab file.
         ssh_config: Configuration for ssh; None for the user's own.
@@ -86,6 +88,7 @@ class DeviceEntry:
     python: str = "python3"
     directory: str = ".cache/boardwise"
     board: str = "generic-linux"
+    root: str = "/"
     identity_file: str | None = None
     known_hosts: str | None = None
     ssh_config: str | None = None

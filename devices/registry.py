@@ -25,7 +25,7 @@ from devices.device import CONNECTIONS, ConnectionKind, DeviceEntry, Seen
 from results.errors import ConfigError, unknown_name
 from results.settings import Settings
 
-_TEXTS = ("address", "python", "directory", "board")
+_TEXTS = ("address", "python", "directory", "board", "root")
 _FILES = ("identity_file", "known_hosts", "ssh_config")
 
 

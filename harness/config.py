@@ -10,6 +10,7 @@ from typing import Any
 
 from devices.agent_client import AgentClient, BoardAgent
 from devices.device import AskSecret, DeviceEntry, connect
+from devices.power_switch import PowerSwitch
 from devices.registry import Lab
 from harness import plugins
 from harness.board import Board
@@ -130,11 +131,42 @@ def measurements_of(path: Path) -> list[Measurement]:
 
 def _machine(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> Reach:
     connection = connect(entry, ask_secret=ask_secret)
+    switch = switch_of(entry)
 
     def start() -> BoardAgent:
-        return AgentClient.start(connection, python=entry.python, directory=entry.directory, holder=holder)
+        if switch is not None:
+            switch.on()
+        agent = AgentClient.start(
+            connection, python=entry.python, directory=entry.directory, holder=holder, root=entry.root
+        )
+        return agent if switch is None else switch.attended(agent)
 
-    return start, connection.close
+    def disconnect() -> None:
+        if switch is not None:
+            switch.wake()
+        connection.close()
+        if switch is not None:
+            switch.release()
+
+    return start, disconnect
+
+
+def switch_of(entry: DeviceEntry) -> PowerSwitch | None:
+    """The power switch of a device, if it has one.
+
+    Raises:
+        ConfigError: For an unknown kind or option, with the nearest known.
+    """
+    if not entry.power_switch:
+        return None
+    options = dict(entry.power_switch)
+    kind = plugins.load("power_switches", str(options.pop("kind"))).Switch
+    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "entry")]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"[devices.{entry.name}.power_switch] {unknown_name('option', name, known)}")
+    switch: PowerSwitch = kind(entry, **options)
+    return switch
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import emulate_cli
 from harness.host_trust import ask_secret, trust_host
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--version", metavar="V", help="release of the runtime's package (default: the newest)"
     )
     _action(actions, "list", "list the devices of the lab file", _list)
+    emulate_cli.add_parser(actions)
     for name, help_text, command in (
         ("show", "ask a device what it is", _show),
         ("check", "check whether a device can be measured now", _check),
@@ -241,6 +243,7 @@ def _start_agent(connection: Connection, entry: DeviceEntry, action: str) -> Boa
         connection,
         python=entry.python,
         directory=entry.directory,
+        root=entry.root,
         holder=f"boardwise devices {action} by {getpass.getuser()}@{socket.gethostname()}",
     )
 

@@ -155,6 +155,8 @@ def environment(facts: BoardFacts, target: Target, ran_on: RanOn) -> Environment
         # Without how much of this very network it took: that is the network's, not the environment's.
         "provider": ran_on.provider.partition(" (")[0],
     }
+    if facts.emulated:
+        pairs["emulated"] = facts.emulated
     return Environment(tuple(sorted(pairs.items())))
 
 

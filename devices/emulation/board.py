@@ -1,0 +1,291 @@
+"""An emulated board: booted, gone on from a saved state, paused, and made to fail as boards do.
+
+Everything that lasts is in its folder, so any process of this host can take hold of a board that another
+one has started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal, Self
+
+from devices.connection import Completed
+from devices.device import DeviceEntry, connect
+from devices.emulation import looks, machine
+from devices.emulation.first_boot import BOOT_LIMIT_S, as_root, entry, finish, overlay
+from devices.emulation.host_programs import TO_RUN, qemu_version, require
+from devices.emulation.image import Image, build
+from devices.emulation.places import alone, board_folder
+from devices.emulation.recipe import profile, recipes
+from devices.emulation.saved_state import key_of, saved_state
+from results.errors import BoardError, ConfigError, ConnectionLost
+
+Start = Literal["state", "cold"]
+
+_SETTLE = r"""
+import fcntl, os, sys
+clock, serial, boot, seed = sys.argv[1:]
+import time
+time.clock_settime(time.CLOCK_REALTIME, float(clock))
+with open("/dev/urandom", "r+b", buffering=0) as pool:
+    pool.write(bytes.fromhex(seed))
+    fcntl.ioctl(pool, 0x5207)  # RNDRESEEDCRNG
+root = "/run/board/"
+open(root + "proc/device-tree/serial-number", "w").write(serial + "\0")
+own = root + "proc/sys/kernel/random"
+if os.path.islink(root + "proc/sys"):
+    os.unlink(root + "proc/sys")
+    os.makedirs(own)
+open(own + "/boot_id", "w").write(boot + "\n")
+"""
+
+
+class EmulatedBoard:
+    """One emulated board.  Safe to use from several processes of this host.
+
+    Args:
+        name: Its name; boards of other names are other units.
+        profile_name: Its model.
+        clock: How its time passes.
+        cpus: Number of CPUs; several need the wall clock.
+        say: Told what takes long.
+
+    Raises:
+        ConfigError: For an unknown profile, or several CPUs in virtual time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        profile_name: str,
+        *,
+        clock: machine.Clock = "virtual",
+        cpus: int = 1,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        if clock not in ("virtual", "wall"):
+            raise ConfigError(f"clock must be 'virtual' or 'wall', got {clock!r}")
+        if cpus < 1 or (cpus > 1 and clock == "virtual"):
+            raise ConfigError(f"{cpus} CPUs need clock = 'wall': virtual time has one CPU")
+        self.name = name
+        self.hardware = machine.Hardware(
+            recipes()[profile(profile_name).recipe], profile(profile_name), clock, cpus
+        )
+        self.folder = board_folder(name)
+        self.machine = machine.Machine(name, self.folder)
+        self._say = say
+
+    # ------------------------------------------------------------------ on and off
+
+    def start(self, how: Start = "state", *, port: int | None = None) -> DeviceEntry:
+        """Starts the board unless it runs, and returns when it answers; builds what is missing.
+
+        Args:
+            how: ``state``: goes on from a saved state, ready in seconds; ``cold``: boots.
+            port: Port on this host that leads to it; by default the one it had, or a free one.
+
+        Raises:
+            ConfigError: If this host cannot emulate it.
+            PreflightError: If the port is taken.
+            ConnectionLost: If it does not boot.
+        """
+        require([*TO_RUN])
+        image = self.image()
+        with alone(self.folder / "lock", self._say, f"starts {self.name}"):
+            if self._runs_as_wanted(port):
+                self.machine.resume()
+                return self._entry(image)
+            self.machine.kill()
+            chosen = port or self._known_port() or machine.free_port()
+            self._write(port=chosen, key=key_of(image, self.hardware))
+            try:
+                self._start(image, how, chosen)
+                self._settle(image)
+            except BaseException:
+                self.machine.kill()
+                raise
+        return self._entry(image)
+
+    def image(self, *, rebuild: bool = False) -> Image:
+        """Its image, built if need be."""
+        return build(self.hardware.recipe, finish, self._say, rebuild=rebuild)
+
+    def stop(self) -> None:
+        """Ends the board; what was written to its disk is gone.  May be called twice."""
+        with alone(self.folder / "lock"):
+            self.machine.kill()
+            for file in ("disk.qcow2", "initrd", "qmp.sock", "console.sock", "qemu.pid"):
+                (self.folder / file).unlink(missing_ok=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs or is paused."""
+        return self.machine.is_alive
+
+    @property
+    def console(self) -> str:
+        """What it has written to its console."""
+        return self.machine.console
+
+    @property
+    def entry(self) -> DeviceEntry:
+        """The device for the lab file.
+
+        Raises:
+            ConfigError: If it was never started.
+        """
+        return self._entry(self.image())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------------ faults
+
+    def pause(self) -> None:
+        """Freezes it: connections stay open, nothing answers; takes no time of the host."""
+        self.machine.pause()
+
+    def resume(self) -> None:
+        """Goes on after :meth:`pause`."""
+        self.machine.resume()
+
+    def power_cut(self) -> None:
+        """Pulls the plug: what was not on the disk is lost; ``start("cold")`` boots it again."""
+        self.machine.kill()
+
+    def power_cycle(self) -> None:
+        """Resets it as a power switch would, and returns when it answers again."""
+        image = self.image()
+        with self.machine.qmp() as qmp:
+            qmp.execute("system_reset")
+            qmp.execute("cont")
+        # The reset has cut the old server's connections; a banner is the new one's.
+        self.machine.wait_for_ssh(self._port, BOOT_LIMIT_S)
+        self._settle(image)
+
+    def limit_memory(self, size_bytes: int) -> None:
+        """Takes memory from it, down to ``size_bytes``; its full size gives all back."""
+        with self.machine.qmp() as qmp:
+            qmp.execute("balloon", value=size_bytes)
+
+    def cut_network(self) -> None:
+        """Unplugs its network cable."""
+        self._set_link(False)
+
+    def mend_network(self) -> None:
+        """Plugs it in again, and takes away what :meth:`slow_network` did."""
+        self._set_link(True)
+        with suppress(BoardError), self.machine.qmp() as qmp:
+            qmp.execute("object-del", id="slow0")
+
+    def slow_network(self, interval_s: float) -> None:
+        """Holds packets back and lets them through every ``interval_s`` of the board's time."""
+        with self.machine.qmp() as qmp:
+            arguments = {"qom-type": "filter-buffer", "id": "slow0", "netdev": "net0"}
+            qmp.execute("object-add", **arguments, interval=int(1e6 * interval_s))
+
+    def fill_disk(self, leave_bytes: int = 0) -> None:
+        """Fills its disk but for ``leave_bytes``."""
+        script = (
+            'free=$(df -P -k / | busybox awk "NR==2 {print \\$4}"); size=$((free * 1024 - $1));'
+            ' [ "$size" -le 0 ] || fallocate -l "$size" /var/lib/full; sync'
+        )
+        self.root("sh", "-c", script, "sh", str(leave_bytes))
+
+    def free_disk(self) -> None:
+        """Takes back what :meth:`fill_disk` did."""
+        self.root("rm", "-f", "/var/lib/full")
+
+    def skew_clock(self, by_s: float) -> None:
+        """Sets its clock wrong by ``by_s``."""
+        code = f"import time; time.clock_settime(time.CLOCK_REALTIME, {time.time() + by_s!r})"
+        self.root("python3", "-I", "-S", "-c", code)
+
+    def root(self, *argv: str, limit_s: float = 120.0) -> Completed:
+        """Runs a command on it as root.
+
+        Raises:
+            ConnectionLost: If it fails, or cannot be reached.
+        """
+        with connect(as_root(self._entry(self.image()))) as connection:
+            done = connection.run(argv, limit_s=limit_s)
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()[-300:]
+            raise ConnectionLost(self.name, f"{argv[0]} failed on the emulated board: {said}")
+        return done
+
+    # ------------------------------------------------------------------ inside
+
+    def _start(self, image: Image, how: Start, port: int) -> None:
+        disk = self.folder / "disk.qcow2"
+        label = machine.label_of(self.hardware, qemu_version(image.recipe.emulator))
+        if how == "cold":
+            image.check()
+            initrd = looks.first_files(image, self.hardware.profile, self.hardware.cpus)
+            (self.folder / "initrd").write_bytes(initrd)
+            overlay(image.disk, disk)
+            self.machine.start(self.hardware, image.kernel, disk, port, label=label)
+        else:
+            state = saved_state(image, self.hardware, self._say)
+            (self.folder / "initrd").write_bytes(state.first_files.read_bytes())
+            overlay(state.disk, disk)
+            self.machine.start(self.hardware, image.kernel, disk, port, label=label, state=state.memory)
+            self.machine.go_on()
+        self.machine.wait_for_ssh(port, BOOT_LIMIT_S)
+
+    def _settle(self, image: Image) -> None:
+        """Gives the board what must be its own: the time, randomness, a serial number, a boot of its own."""
+        serial = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.emulated.boardwise").hex[:16]
+        arguments = (repr(time.time()), serial, str(uuid.uuid4()), os.urandom(64).hex())
+        with connect(as_root(self._entry(image))) as connection:
+            done = connection.run(["python3", "-I", "-S", "-c", _SETTLE, *arguments], limit_s=120.0)
+        if done.returncode != 0:
+            raise ConnectionLost(self.name, f"cannot be set up: {done.stderr[-300:]!r}")
+
+    def _set_link(self, up: bool) -> None:
+        with self.machine.qmp() as qmp:
+            qmp.execute("set_link", name="net0", up=up)
+
+    def _entry(self, image: Image) -> DeviceEntry:
+        switch = {"kind": "qemu", "profile": self.hardware.profile.name, "clock": self.hardware.clock}
+        if self.hardware.cpus > 1:
+            switch["cpus"] = self.hardware.cpus  # type: ignore[assignment]
+        made = entry(self.name, image, self.folder, self._port)
+        return dataclasses.replace(made, root=looks.ROOT, power_switch=switch)
+
+    @property
+    def _port(self) -> int:
+        port = self._known_port()
+        if port is None:
+            raise ConfigError(f"the emulated board {self.name} was never started")
+        return port
+
+    def _known_port(self) -> int | None:
+        port = self._known("port")
+        return port if isinstance(port, int) else None
+
+    def _runs_as_wanted(self, port: int | None) -> bool:
+        return (
+            self.machine.is_alive
+            and self._known("key") == key_of(self.image(), self.hardware)
+            and port in (None, self._known("port"))
+        )
+
+    def _known(self, key: str) -> object:
+        try:
+            return json.loads((self.folder / "board.json").read_text()).get(key)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _write(self, **values: object) -> None:
+        (self.folder / "board.json").write_text(json.dumps(values))

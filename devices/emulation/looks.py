@@ -1,0 +1,64 @@
+"""What an emulated board shows of itself: a tree of files as the kernel of the real one has them.
+
+The agent is given ``/run/board`` as its root.  What is the emulated machine's own (memory, load, kernel) is
+a link to it; device tree, clocks, temperature and throttle flags are files, because the emulated kernel has
+none.  They come with the first file system, so that they are there however the board was started.
+"""
+
+from __future__ import annotations
+
+from devices.emulation import cpio
+from devices.emulation.image import Image
+from devices.emulation.recipe import Profile
+
+ROOT = "/run/board"
+"""Where the tree is on the board."""
+
+_OWN = (
+    *("proc/cmdline", "proc/cpuinfo", "proc/loadavg", "proc/meminfo", "proc/pressure", "proc/stat"),
+    *("proc/self", "proc/sys", "proc/vmstat", "etc", "usr", "sys/block"),
+)
+TEMPERATURE = "sys/class/thermal/thermal_zone0/temp"
+THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+CLOCK = "sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq"
+SERIAL = "proc/device-tree/serial-number"
+IDLE_C = 45.0
+
+
+def tree(profile: Profile, cpus: int) -> dict[str, str]:
+    """Files of a board at rest, path to content.
+
+    Args:
+        profile: Its model.
+        cpus: Number of its CPUs.
+    """
+    low_hz, high_hz = profile.clocks_hz
+    files = {
+        "proc/device-tree/model": f"{profile.model} (emulated)\0",
+        SERIAL: "0000000000000000\0",
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+        TEMPERATURE: f"{1000 * IDLE_C:.0f}\n",
+        THROTTLED: "0\n",
+    }
+    for cpu in range(cpus):
+        folder = f"sys/devices/system/cpu/cpu{cpu}/cpufreq"
+        files |= {
+            f"{folder}/cpuinfo_min_freq": f"{low_hz // 1000}\n",
+            f"{folder}/cpuinfo_max_freq": f"{high_hz // 1000}\n",
+            f"{folder}/scaling_cur_freq": f"{high_hz // 1000}\n",
+            f"{folder}/scaling_governor": "performance\n",
+        }
+    return files
+
+
+def first_files(image: Image, profile: Profile, cpus: int) -> bytes:
+    """The first file system of an image with the tree of a profile, as the kernel takes them together."""
+    first = image.first_files.read_bytes()
+    # The kernel looks for an uncompressed archive at multiples of four only.
+    return first + bytes(-len(first) % 4) + _archive(profile, cpus)
+
+
+def _archive(profile: Profile, cpus: int) -> bytes:
+    files = [cpio.file(f"board/{path}", text.encode()) for path, text in tree(profile, cpus).items()]
+    links = [cpio.link(f"board/{path}", f"/{path}") for path in _OWN]
+    return cpio.pack(cpio.with_parents([*files, *links]))
