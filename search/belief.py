@@ -78,6 +78,13 @@ class Scale:
         return np.exp(modelled) if self.log else modelled
 
 
+WHISKERS = (3.0, 1.5)
+"""Interquartile ranges below and above the median within which targets are believed.
+
+What does not learn at all, or is no network at all, would else set the scale of a surrogate.
+"""
+
+
 class MetricModel:
     """Model of one metric.
 
@@ -93,6 +100,10 @@ class MetricModel:
         self.scale = Scale.of(metric, values)
         self.losses = self.scale.loss(values)
         targets = self.scale.modelled(self.losses)
+        low, median, high = np.quantile(targets, [0.25, 0.5, 0.75])
+        below, above = WHISKERS
+        self._whiskers = (median - below * (high - low), median + above * (high - low))
+        targets = np.clip(targets, *self._whiskers)
         self.expected_losses = np.empty(0)
         if len(pending):
             expected = GaussianProcess(inputs, targets).predict(pending).mean
@@ -103,6 +114,11 @@ class MetricModel:
     def predict(self, inputs: Inputs) -> Prediction:
         """Of the modelled loss."""
         return self._ensemble.predict(inputs)
+
+    def target(self, value: float) -> float:
+        """What the model should have said where this value came out."""
+        modelled = self.scale.modelled(self.scale.loss(np.array([value])))
+        return float(np.clip(modelled[0], *self._whiskers))
 
     def probability_within(self, inputs: Inputs, upper: float) -> Floats:
         """Probability that the value is at most ``upper``, shape ``(n,)``."""
@@ -153,15 +169,18 @@ class Belief:
     @cached_property
     def calibration(self) -> float:
         """Root mean square error of the latest predictions in their standard deviations, within bounds."""
-        if self.accuracy is None:
+        model, errors = self.accuracy, []
+        if model is None:
             return 1.0
-        scale, errors = self.accuracy.scale, []
         for outcome in self._outcomes:
             predicted = outcome.note.get("predicted")
             figure = outcome.figures.get(self._problem.objectives[0])
-            if figure is not None and isinstance(predicted, Mapping) and predicted.get("log") == scale.log:
-                came = float(scale.modelled(scale.loss(np.array([figure])))[0])
-                errors.append((came - predicted["mean"]) / predicted["deviation"])
+            if (
+                figure is not None
+                and isinstance(predicted, Mapping)
+                and predicted.get("log") == model.scale.log
+            ):
+                errors.append((model.target(figure) - predicted["mean"]) / predicted["deviation"])
         if len(errors) < FEWEST:
             return 1.0
         return float(np.clip(np.sqrt(np.mean(np.square(errors[-RECENT:]))), *CALIBRATION))
@@ -173,10 +192,18 @@ class Belief:
         as long as nothing feasible is known, that probability alone.
         """
         inputs = Inputs.of(self._space, architectures)
+        chance = self._chance(inputs)
+        return chance if self.front is None else chance * self._improvement(inputs, self.front)
+
+    def chance(self, architectures: Sequence[Architecture]) -> Floats:
+        """Probability to run and to meet every limit, shape ``(n,)``."""
+        return self._chance(Inputs.of(self._space, architectures))
+
+    def _chance(self, inputs: Inputs) -> Floats:
         chance = self._success.predict(inputs)
         for limit in self._problem.limits:
             chance = chance * self._probability_within(inputs, limit)
-        return chance if self.front is None else chance * self._improvement(inputs, self.front)
+        return chance
 
     def _probability_within(self, inputs: Inputs, limit: Limit) -> Floats:
         model = self._models.get(limit.metric)

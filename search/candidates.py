@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from results.records import Architecture
@@ -20,7 +21,8 @@ DOUBLE_EDITS = 120
 CROSSOVERS = 80
 RANDOM = 250
 POOL = 500
-"""Random architectures from which the start is picked."""
+FEWEST_LIKELY = 10
+"""Random architectures from which the start is picked, and how many of them are kept at least."""
 
 
 def candidates(
@@ -51,7 +53,11 @@ def neighbours(
 
 
 def spread_start(
-    space: SearchSpace, tried: Sequence[Architecture], taken: Set[Architecture], rng: np.random.Generator
+    space: SearchSpace,
+    tried: Sequence[Architecture],
+    taken: Set[Architecture],
+    rng: np.random.Generator,
+    chance: Callable[[Sequence[Architecture]], NDArray[np.float64]] | None = None,
 ) -> Architecture | None:
     """The next trial of a start that covers the space: the largest network first, then maximin.
 
@@ -63,16 +69,27 @@ def spread_start(
         tried: Architectures told or pending, from which to keep away.
         taken: Architectures not to return.
         rng: Equal for all trials of the start, so that they are picked from one pool.
+        chance: Probability to be feasible, as far as measurements tell: those that hardly are do not
+            count, so that a start under tight limits has something to train.
     """
     small = space.size() <= WHOLE
     pool = _new(every_architecture(space) if small else [space.sample(rng) for _ in range(POOL)], taken)
     if not pool:
         return None
+    if chance is not None:
+        pool = _likely(pool, chance(pool))
     if not tried:
         return max(pool, key=lambda a: costs(space.build(a)).macs)
     rows = np.array([space.features(a) for a in [*pool, *tried]], dtype=np.float64)
     rows = (rows - rows.mean(axis=0)) / np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
     return pool[int(cdist(rows[: len(pool)], rows[len(pool) :]).min(axis=1).argmax())]
+
+
+def _likely(pool: Sequence[Architecture], chances: NDArray[np.float64]) -> list[Architecture]:
+    """Those that are rather feasible than not; the likeliest where there are few of them."""
+    order = np.argsort(-chances, kind="stable")
+    count = max(int((chances >= 0.5).sum()), min(FEWEST_LIKELY, len(pool)))
+    return [pool[i] for i in order[:count]]
 
 
 def _new(found: Iterable[Architecture], taken: Set[Architecture]) -> list[Architecture]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 from scipy.spatial.distance import cdist
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, GradientBoostingRegressor
+from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingRegressor
 
 from results.records import Architecture
 from search.space import SearchSpace
@@ -139,13 +139,22 @@ class GaussianProcess:
         kernel[np.diag_indices_from(kernel)] += np.exp(parameters[3]) + JITTER
         factor = linalg.cholesky(kernel, lower=True, check_finite=False)
         weights = linalg.cho_solve((factor, True), self._targets, check_finite=False)
-        return factor, weights, float(self._targets @ weights) / len(self._targets)
+        return factor, weights, _variance(self._targets, weights)
 
 
 JITTER = 1e-8
 PRIOR_MEANS = np.array([np.log(1.0), np.log(3.0), 0.0, np.log(0.02)])
 """Of log length of features, log length of edits, logit of the share of features, log of the noise."""
 PRIOR_DEVIATIONS = np.array([1.0, 1.0, 1.5, 1.5])
+
+
+PRIOR_ROWS = 1.0
+"""Weight, in observations, of the belief that standardised targets have variance 1: equal observations, or a
+single one, say little about how far others lie from them."""
+
+
+def _variance(targets: Floats, weights: Floats) -> float:
+    return (float(targets @ weights) + PRIOR_ROWS) / (len(targets) + PRIOR_ROWS)
 
 
 def _kernel(features: Floats, edits: Floats, parameters: Floats) -> Floats:
@@ -169,7 +178,7 @@ def _negative_evidence(
     kernel[np.diag_indices(n)] += noise + JITTER
     factor = linalg.cholesky(kernel, lower=True, check_finite=False)
     weights = linalg.cho_solve((factor, True), targets, check_finite=False)
-    variance = float(targets @ weights) / n
+    variance = _variance(targets, weights)
     inverse, _ = linalg.lapack.dpotri(factor, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     outer = inverse - np.outer(weights, weights) / variance  # d(evidence)/d(kernel), times 2
@@ -179,7 +188,7 @@ def _negative_evidence(
         share * (1.0 - share) * (matern - exponential),
     ]
     gradient = np.array([*(0.5 * np.sum(outer * s) for s in slopes), 0.5 * noise * np.trace(outer)])
-    evidence = 0.5 * n * np.log(variance) + float(np.log(np.diag(factor)).sum())
+    evidence = 0.5 * (n + PRIOR_ROWS) * np.log(variance) + float(np.log(np.diag(factor)).sum())
     off = (parameters - PRIOR_MEANS) / PRIOR_DEVIATIONS
     return evidence + 0.5 * float(off @ off), gradient + off / PRIOR_DEVIATIONS
 
@@ -188,10 +197,9 @@ def _negative_evidence(
 
 
 class Ensemble:
-    """Average of a Gaussian process, randomised trees and boosted trees.
+    """Average of a Gaussian process and boosted trees.
 
-    The variance is the members' own (trees: between the trees, as in Hutter et al. 2014, section 4.3) plus
-    that of their means (law of total variance).
+    The variance is that of the process plus that between the members' means (law of total variance).
 
     Args:
         inputs: Where it was observed.
@@ -201,29 +209,16 @@ class Ensemble:
 
     def __init__(self, inputs: Inputs, targets: Floats, seed: int) -> None:
         self._process = GaussianProcess(inputs, targets)
-        self._trees = ExtraTreesRegressor(
-            60, min_samples_leaf=1, max_features=0.5, bootstrap=False, random_state=seed, n_jobs=1
+        self._trees = GradientBoostingRegressor(
+            n_estimators=80, max_depth=4, subsample=0.7, max_features=0.5, random_state=seed
         )
-        self._boosted = GradientBoostingRegressor(
-            n_estimators=80,
-            max_depth=4,
-            learning_rate=0.1,
-            subsample=0.7,
-            max_features=0.5,
-            random_state=seed,
-        )
-        table = _columns(inputs)
-        self._trees.fit(table, targets)
-        self._boosted.fit(table, targets)
+        self._trees.fit(_columns(inputs), targets)
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Mean and standard deviation."""
         process = self._process.predict(inputs)
-        table = _columns(inputs)
-        each = np.array([tree.predict(table.astype(np.float32)) for tree in self._trees.estimators_])
-        means = np.array([process.mean, each.mean(axis=0), self._boosted.predict(table)])
-        own = (process.deviation**2 + each.var(axis=0)) / 2.0
-        return Prediction(means.mean(axis=0), np.sqrt(own + means.var(axis=0)))
+        means = np.array([process.mean, self._trees.predict(_columns(inputs))])
+        return Prediction(means.mean(axis=0), np.sqrt(process.deviation**2 + means.var(axis=0)))
 
 
 def _columns(inputs: Inputs) -> Floats:

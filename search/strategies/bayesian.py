@@ -12,14 +12,14 @@ came out: its standard deviation is rescaled by the error of its own recent pred
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
-from search.belief import Belief
+from search.belief import Belief, Floats
 from search.candidates import candidates, neighbours, spread_start
 from search.feasibility import LAST, standings
 from search.history import History
@@ -27,6 +27,9 @@ from search.space import SearchSpace
 
 START = 12
 """Trained trials of the start; it ends at twice as many trials in all, trained or not."""
+
+TELLING = 4
+"""Told trials from which on the start keeps to what is probably feasible."""
 
 ROUNDS = 2
 BEST = 8
@@ -54,7 +57,9 @@ class Strategy(strategy.Strategy):
         waiting = [trial.proposal.architecture for trial in pending]
         if self._starting(len(waiting)):
             tried = [o.architecture for o in self.history.outcomes] + waiting
-            found = spread_start(self.space, tried, taken, np.random.default_rng((self.seed,)))
+            found = spread_start(
+                self.space, tried, taken, np.random.default_rng((self.seed,)), self._chance(waiting)
+            )
             return None if found is None else Proposal(found, self.fidelity)
         belief = Belief(self.history, waiting, seed=self.seed)
         found = self._best(belief, taken, self.randomness(number))
@@ -63,6 +68,13 @@ class Strategy(strategy.Strategy):
     def tell(self, evaluation: Evaluation) -> None:
         """Remembers what came out; see the base class."""
         self.history.add(evaluation)
+
+    def _chance(self, waiting: list[Architecture]) -> Callable[[Sequence[Architecture]], Floats] | None:
+        """What tells feasible architectures apart, once limits were broken and some trials measured."""
+        told = self.history.outcomes
+        if len(told) < TELLING or not any(o.violation > 0 for o in told):
+            return None
+        return Belief(self.history, waiting, seed=self.seed).chance
 
     def _starting(self, waiting: int) -> bool:
         told = self.history.outcomes
