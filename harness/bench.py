@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness import config
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
+from harness.model_inputs import Input
 from harness.reference import reference
 from harness.sources import parse_shapes, source
 from harness.study import BENCH
@@ -30,7 +32,7 @@ PATIENCE_S = 30.0
 
 def bench(args: argparse.Namespace) -> int:
     """Measures a file over freshly started agents, stores it, prints it and writes a CSV."""
-    file = source(args.model, parse_shapes(args.shape))
+    file = source(args.model, parse_shapes(args.shape), args.format)
     entry = Lab.load(args.lab).entry(args.on)
     target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, _options(args))
     board = config.board_of(
@@ -43,17 +45,20 @@ def bench(args: argparse.Namespace) -> int:
         measurement = job.measurement(board.facts, board.origin)
     finally:
         board.close()
-    return _keep(args, measurement)
+    return _keep(args, file.inputs, measurement)
 
 
-def _keep(args: argparse.Namespace, measurement: Measurement) -> int:
+def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measurement) -> int:
     folder: Path = args.out
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    name = f"{Path(args.model).stem}-{args.on}-{stamp}"
+    stem = Path(args.model).stem.replace(":", "-")
+    name = f"{stem}-{args.on}-{stamp}"
     body = {"file": str(args.model), "measurement": to_json(measurement)}
     with Store.open(folder / "store.sqlite") as store:
         _run(store).append("benched", name, body)
-    row = {"file": str(args.model), **table.measurement_row(measurement)}
+    taken = "; ".join(f"{i.name} {i.dtype} {'x'.join(map(str, i.shape))}" for i in inputs)
+    batch = inputs[0].shape[0] if inputs[0].shape else 1
+    row = {"file": str(args.model), "inputs": taken, "batch": batch, **table.measurement_row(measurement)}
     path = folder / f"{name}.csv"
     table.write_csv(path, [row])
     if args.json:

@@ -105,7 +105,10 @@ def _accept_noisy(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="measure a model file on a device")
-    bench.add_argument("model", help=".onnx or .tflite file")
+    bench.add_argument("model", help=".onnx or .tflite file, or module:function (docs/formats.md)")
+    bench.add_argument(
+        "--format", choices=("onnx", "tflite"), default="onnx", help="file made of a module (default onnx)"
+    )
     bench.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
     bench.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
     bench.add_argument(

@@ -1,4 +1,4 @@
-"""A user's own model file as an artifact: looked at before a board is, so that mistakes are told early.
+"""A user's own model as an artifact: looked at before a board is, so that mistakes are told early.
 
 Nothing is run here.  What cannot be read is a :class:`ConfigError` that names the file and the remedy;
 what only a runtime can tell (an operator that it lacks) is told by the runtime on the board.
@@ -7,6 +7,7 @@ what only a runtime can tell (an operator that it lacks) is told by the runtime 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ LARGEST_BYTES = 2**31 - 1
 """Greatest size of a protobuf message and of a flatbuffer."""
 
 _READERS = {".onnx": onnx_source.read, ".tflite": tflite_source.read}
+_FUNCTION = re.compile(r"^.+:[A-Za-z_]\w*$")
 _GIT_LFS = b"version https://git-lfs"
 
 
@@ -40,29 +42,40 @@ class Source:
     inputs: tuple[Input, ...]
 
 
-def source(text: str, shapes: Shapes | None = None) -> Source:
-    """Reads a ``.onnx`` or ``.tflite`` file.
+def source(text: str, shapes: Shapes | None = None, file_format: str = "onnx") -> Source:
+    """Reads a ``.onnx`` or ``.tflite`` file, or exports a module of the user's own.
 
     Args:
-        text: Its path.
+        text: Path of a file, or ``module:function`` (:mod:`harness.module_source`).
         shapes: Shapes for inputs by name, for dimensions that the file leaves open.
+        file_format: Format of the file that is made of a module.
 
     Raises:
         ConfigError: If the file is missing, empty, too large, of another kind, damaged, lacks its
             external data, needs operators that no runtime here has, or leaves a dimension open that
-            ``shapes`` does not fix.
+            ``shapes`` does not fix; if a function does not give a module that can be exported.
     """
-    path = Path(text).expanduser()
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(f"{text}: {unknown_name('kind of model file', path.suffix, _READERS)}")
-    reading = reader(_content(path), path, {} if shapes is None else shapes)
+    if _FUNCTION.search(text) and not Path(text).exists():
+        from harness import module_source  # imports torch, which files do not need
+
+        path, data = (
+            Path(f"{text.rpartition(':')[2]}.{file_format}"),
+            module_source.exported(text, file_format),
+        )
+    else:
+        path = Path(text).expanduser()
+        if path.suffix.lower() not in _READERS:
+            known = unknown_name("kind of model file", path.suffix, _READERS)
+            raise ConfigError(f"{text}: {known}; or name a function: module:function")
+        data = _content(path)
+    suffix = path.suffix.lower()
+    reading = _READERS[suffix](data, path, {} if shapes is None else shapes)
     sha256 = hashlib.sha256(reading.data).hexdigest()
     artifact = Artifact(
         sha256=sha256,
         graph=reading.graph or sha256,
         weights=reading.weights,
-        file_format=path.suffix.lower()[1:],
+        file_format=suffix[1:],
         precision=reading.precision,
         size_bytes=len(reading.data),
     )

@@ -1,0 +1,158 @@
+"""A user's own ``torch.nn.Module`` as a model file, by the standard exporters.
+
+``package.module:function`` or ``path/to/file.py:function`` names a function without arguments that returns
+the module and an example of its inputs: ``(module, tensor)`` or ``(module, (tensor, ...))``.  Shapes, types
+and the batch are the example's.  ONNX files come from ``torch.onnx.export`` and are compared with the module
+on the example; TFLite files need the package ``litert-torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as _ort
+from torch import Tensor, nn
+
+from results.errors import BoardwiseError, ConfigError
+from search.task_file import last_lines
+
+TOLERANCE = 1e-3
+"""Largest difference from PyTorch's outputs, as a share of the largest; any operators may be in there."""
+
+_REFUSALS = tuple(e for e in vars(_ort).values() if isinstance(e, type) and issubclass(e, Exception))
+_LITERT = "litert_torch"
+
+
+def exported(text: str, file_format: str) -> bytes:
+    """The file of the module that a function returns.
+
+    Args:
+        text: ``module:function`` or ``file.py:function``; the code is executed.
+        file_format: ``onnx`` or ``tflite``.
+
+    Raises:
+        ConfigError: If the function cannot be found, raises, returns something else, or its module cannot be
+            exported; the message quotes what was raised.
+    """
+    place, _, name = text.rpartition(":")
+    module, example = _returned(_imported(place), name, text)
+    with torch.inference_mode():
+        try:
+            expected = module(*example)
+        except Exception as error:  # whatever the user's own code raises
+            raise ConfigError(
+                f"{text}: the module does not take its example:\n{last_lines(error)}"
+            ) from error
+    if file_format == "tflite":
+        return _litert(module, example, text)
+    data = _onnx(module, example, text)
+    _compare(data, example, expected, text)
+    return data
+
+
+def _imported(place: str) -> ModuleType:
+    path = Path(place).expanduser()
+    try:
+        if path.suffix != ".py":
+            sys.path.insert(0, str(Path.cwd()))
+            try:
+                return importlib.import_module(place)
+            finally:
+                sys.path.remove(str(Path.cwd()))
+        spec = importlib.util.spec_from_file_location(f"boardwise_model_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ConfigError(f"{place}: no such Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+        spec.loader.exec_module(module)
+    except BoardwiseError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(f"{place}: cannot be imported:\n{last_lines(error)}") from error
+    return module
+
+
+def _returned(place: ModuleType, name: str, text: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    function = getattr(place, name, None)
+    if not callable(function):
+        raise ConfigError(f"{text}: {place.__name__} has no function {name!r}")
+    try:
+        found = function()
+    except BoardwiseError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(f"{text} raised:\n{last_lines(error)}") from error
+    wanted = f"{text} is to return (module, example): an nn.Module and a tensor or a tuple of tensors"
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], nn.Module):
+        raise ConfigError(f"{wanted}; it returned a {type(found).__name__}")
+    example = found[1] if isinstance(found[1], tuple) else (found[1],)
+    if not example or not all(isinstance(each, Tensor) for each in example):
+        raise ConfigError(f"{wanted}; the example holds {', '.join(type(e).__name__ for e in example)}")
+    return found[0].eval().cpu(), tuple(each.cpu() for each in example)
+
+
+def _onnx(module: nn.Module, example: tuple[Tensor, ...], text: str) -> bytes:
+    """By PyTorch's current exporter where ``onnxscript`` is installed, else by the older one."""
+    options: dict[str, Any] = {"dynamo": False, "opset_version": 17}
+    if importlib.util.find_spec("onnxscript") is not None:
+        options = {"dynamo": True, "opset_version": 18, "external_data": False}
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # about what it skips, opsets and its own future
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            path = Path(folder) / "model.onnx"
+            torch.onnx.export(module, example, path, verbose=False, **options)
+            return path.read_bytes()
+    except Exception as error:  # the exporter raises whatever it stumbles over
+        raise ConfigError(f"{text}: torch.onnx.export failed:\n{last_lines(error)}") from error
+    finally:
+        logging.disable(level)
+
+
+def _litert(module: nn.Module, example: tuple[Tensor, ...], text: str) -> bytes:
+    if importlib.util.find_spec(_LITERT) is None:
+        raise ConfigError(
+            f"{text}: a TFLite file of a module of your own needs the package litert-torch "
+            "(pip install litert-torch); --format onnx needs nothing more"
+        )
+    litert = importlib.import_module(_LITERT)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        try:
+            litert.convert(module, example).export(str(path))
+        except Exception as error:  # the converter raises whatever it stumbles over
+            raise ConfigError(f"{text}: litert-torch failed:\n{last_lines(error)}") from error
+        return path.read_bytes()
+
+
+def _compare(data: bytes, example: tuple[Tensor, ...], expected: Any, text: str) -> None:
+    """Raises ConfigError unless the file computes what the module does, as far as it returns tensors."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        given = {i.name: x.numpy() for i, x in zip(session.get_inputs(), example, strict=False)}
+        outputs = session.run(None, given)
+    except _REFUSALS as error:
+        raise ConfigError(f"{text}: ONNX Runtime does not run the file: {error}") from error
+    first = expected[0] if isinstance(expected, tuple | list) else expected
+    if isinstance(first, Tensor):
+        reference = first.detach().numpy().astype(np.float64)
+        difference = np.abs(outputs[0] - reference).max(initial=0)
+        if not difference <= TOLERANCE * np.abs(reference).max(initial=0) + 1e-6:
+            raise ConfigError(
+                f"{text}: the ONNX file gives other numbers than the module, by up to {difference:.3g}; "
+                "is it in training mode inside, or random?"
+            )
