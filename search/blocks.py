@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from results.errors import ArchitectureError
 from search.network import (
     Activation,
     Activations,
@@ -32,6 +33,13 @@ from search.network import (
 )
 
 BlockType = Literal["plain", "separable", "inverted"]
+
+SMALLEST = 3
+"""Edge in pixels below which nothing is halved unless the study asks for it: a 3 x 3 kernel's."""
+
+LARGE = 16
+"""Edge in pixels from which the stem halves the image, unless the study asks for more: wide layers at
+half the resolution learn more per MAC than narrow ones at full resolution."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +127,26 @@ def scaled(channels: int, width: float, multiple: int = 4) -> int:
     if width == 1.0:
         return channels
     return max(multiple, multiple * round(channels * width / multiple))
+
+
+def halvings(edge: int, smallest: int) -> int:
+    """How often an edge in pixels can be halved, rounding up, without falling below ``smallest``."""
+    count = 0
+    while edge > 1 and -(-edge // 2) >= smallest:
+        edge = -(-edge // 2)
+        count += 1
+    return count
+
+
+def shape_at(input_shape: Shape, width: float, resolution: int | None) -> Shape:
+    """The shape of an image whose shorter edge is brought to ``resolution`` pixels; itself for None.
+
+    Raises:
+        ArchitectureError: If there is no such network, of this width multiplier or resolution.
+    """
+    if width <= 0 or (resolution is not None and resolution < 1):
+        raise ArchitectureError(f"no network has width {width} and resolution {resolution}")
+    channels, height, across = input_shape
+    shorter = min(height, across)
+    edge = resolution or shorter
+    return channels, max(1, round(height * edge / shorter)), max(1, round(across * edge / shorter))

@@ -109,11 +109,33 @@ class SearchSpace(ABC):
         return digest([self.name, decisions, self.settings])
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """The canonical architecture of these choices; decisions that do not apply become 0.
+        """The canonical architecture of these choices.
+
+        Decisions that do not apply become 0; of encodings of one network, :meth:`canonical` picks one.
 
         Raises:
             ArchitectureError: If there are too few or many choices, or one is out of range.
         """
+        return Architecture(self.fingerprint, self.canonical(self._merged(choices)))
+
+    def canonical(self, choices: tuple[int, ...]) -> tuple[int, ...]:
+        """The encoding that stands for all that describe the same network; a space may override it.
+
+        So a network has one architecture, however it was come by, and is tried once.  The encoding stands
+        for itself; decisions that do not apply are 0 in what comes in and in what goes out.
+        """
+        return choices
+
+    def equivalents(self, choices: tuple[int, ...]) -> Sequence[tuple[int, ...]]:
+        """Encodings of the same network that mutation and :meth:`neighbours` start from.
+
+        A space overrides it where changes to the canonical encoding alone would not reach everything: a
+        cell whose second dead edge has to change before the first makes a difference.  In a fixed order.
+        """
+        return (choices,)
+
+    def _merged(self, choices: Sequence[int]) -> tuple[int, ...]:
+        """These choices with 0 for decisions that do not apply; errors as in :meth:`architecture`."""
         if len(choices) != len(self.decisions):
             raise ArchitectureError(f"{self.name} has {len(self.decisions)} decisions, got {len(choices)}")
         canonical: list[int] = []
@@ -123,7 +145,7 @@ class SearchSpace(ABC):
                 raise ArchitectureError(f"{self.name}: {decision.name} has no option number {choice}")
             applying.append(self._holds(i, canonical, applying))
             canonical.append(int(choice) if applying[i] else 0)
-        return Architecture(self.fingerprint, tuple(canonical))
+        return tuple(canonical)
 
     def _holds(self, index: int, choices: Sequence[int], applying: Sequence[bool]) -> bool:
         return all(applying[p] and choices[p] in allowed for p, allowed in self._conditions[index])
@@ -177,7 +199,8 @@ class SearchSpace(ABC):
         while pending:
             choices, applying = pending.pop()
             if len(choices) == len(self.decisions):
-                yield Architecture(self.fingerprint, choices)
+                if self.canonical(choices) == choices:
+                    yield Architecture(self.fingerprint, choices)
                 continue
             applies = self._holds(len(choices), choices, applying)
             options = len(self.decisions[len(choices)].options) if applies else 1
@@ -197,24 +220,32 @@ class SearchSpace(ABC):
         """Another architecture, in which ``changes`` of the decisions take another option.
 
         The changed decisions are drawn evenly from those that apply and have a choice, and apply
-        afterwards too; fewer are changed where no more can be.  A decision that comes to apply through
-        a change takes a random option.  The space with a single architecture returns that.
+        afterwards too; fewer are changed where no more can be, and more where that many make no other
+        network.  A decision that comes to apply through a change takes a random option.  Where one network
+        has several :meth:`equivalents`, a random one is changed.  The space with a single architecture
+        returns that.
         """
-        applying = self.applying(architecture.choices)
+        current = self._any_equivalent(architecture.choices, rng)
+        applying = self.applying(current)
         free = [i for i, d in enumerate(self.decisions) if applying[i] and len(d.options) > 1]
-        current, changed = architecture, list[int]()
+        changed = list[int]()
+        mutant = architecture
         for i in rng.permutation(free):
-            if len(changed) == changes:
+            if len(changed) >= changes and mutant != architecture:
                 break
-            mutant = self._change(current, int(i), rng)
-            still = self.applying(mutant.choices)
+            changed_too = self._change(current, int(i), rng)
+            still = self.applying(changed_too)
             if all(still[j] for j in (*changed, int(i))):  # a parent must not switch off a changed child
-                current = mutant
+                current = changed_too
                 changed.append(int(i))
-        return current
+                mutant = self.architecture(current)
+        return mutant
 
-    def _change(self, architecture: Architecture, index: int, rng: np.random.Generator) -> Architecture:
-        choices = architecture.choices
+    def _any_equivalent(self, choices: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+        known = self.equivalents(choices)
+        return known[int(rng.integers(len(known)))] if len(known) > 1 else choices
+
+    def _change(self, choices: tuple[int, ...], index: int, rng: np.random.Generator) -> tuple[int, ...]:
         applying = self.applying(choices)
         new = [
             choice if applies else int(rng.integers(len(d.options)))
@@ -222,13 +253,14 @@ class SearchSpace(ABC):
         ]
         options = len(self.decisions[index].options)
         new[index] = int(choices[index] + rng.integers(1, options)) % options
-        return self.architecture(new)
+        return self._merged(new)
 
     def crossover(self, a: Architecture, b: Architecture, rng: np.random.Generator) -> Architecture:
         """Each decision from one of the two parents, with equal chances (uniform crossover).
 
         A decision that applies in one parent only comes from that one: the other has no choice to
-        give.  One that applies in neither takes a random option, should it apply in the child.
+        give.  One that applies in neither takes a random option, should it apply in the child.  The child
+        is in canonical form.
         """
         in_a, in_b = self.applying(a.choices), self.applying(b.choices)
         child = []
@@ -239,19 +271,26 @@ class SearchSpace(ABC):
         return self.architecture(child)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All different architectures with one applying decision changed, in a fixed order.
+        """All different architectures with one applying decision changed, in a fixed order, each once.
 
-        Decisions that come to apply take their first option: listing all of their combinations would
-        have no end.  So every step can be taken back in one step, except one that switches decisions
-        off that were not at their first option.
+        One decision of the architecture's own encoding or of one of its :meth:`equivalents`.  Decisions
+        that come to apply take their first option: listing all of their combinations would have no end.
+        So every step can be taken back in one step, except one that switches decisions off that were not
+        at their first option.
         """
-        for i, applies in enumerate(self.applying(architecture.choices)):
-            if not applies:
-                continue
-            for option in range(len(self.decisions[i].options)):
-                if option != architecture.choices[i]:
-                    choices = architecture.choices
-                    yield self.architecture((*choices[:i], option, *choices[i + 1 :]))
+        seen = {architecture}
+        for choices in self.equivalents(architecture.choices):
+            for changed in self._single_changes(choices):
+                found = self.architecture(changed)
+                if found not in seen:
+                    seen.add(found)
+                    yield found
+
+    def _single_changes(self, choices: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        for i, applies in enumerate(self.applying(choices)):
+            for option in range(len(self.decisions[i].options)) if applies else ():
+                if option != choices[i]:
+                    yield (*choices[:i], option, *choices[i + 1 :])
 
     def encode(self, architecture: Architecture) -> NDArray[np.float64]:
         """Numbers in [0, 1], shape ``(m,)``: one-hot options, or the place on the scale if ordered.

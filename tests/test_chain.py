@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from results.errors import ArchitectureError, ConfigError
-from search.blocks import scaled
+from search.blocks import halvings, scaled
 from search.network import Activation, Add, BatchNorm, Conv, Dense, GlobalPool, Layer, Network, costs
-from search.spaces.chain import Space, halvings
+from search.spaces.chain import Space
 
 RGB32 = (3, 32, 32)
 DIGITS = (1, 8, 8)

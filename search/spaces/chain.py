@@ -12,7 +12,7 @@ choice exactly where shapes agree: in all blocks of a stage but the first.  Bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log2, log10
 from typing import Any, cast, get_args
@@ -20,23 +20,16 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from results.errors import ArchitectureError, unknown_name
 from results.records import Architecture, Option
 from results.settings import Settings
-from search.blocks import Block, BlockType, GraphBuilder, scaled
+from search.blocks import LARGE, SMALLEST, Block, BlockType, GraphBuilder, halvings, scaled, shape_at
+from search.graph_features import FeatureMemory
 from search.network import Activations, Conv, Network, Shape, costs
 from search.space import Decision, SearchSpace
-
-SMALLEST = 3
-"""Edge in pixels below which nothing is halved unless the study asks for it: a 3 x 3 kernel's."""
-
-LARGE = 16
-"""Edge in pixels from which the stem halves the image, unless the study asks for more: wide layers at
-half the resolution learn more per MAC than narrow ones at full resolution."""
+from search.space_options import flags, kernels, names, whole_numbers
 
 _BLOCKS: tuple[BlockType, ...] = get_args(BlockType)
 _ACTIVATIONS: tuple[Activations, ...] = ("relu", "relu6", "hard_swish")  # cheap on every board
-_REMEMBERED = 20_000  # architectures whose features are kept: some 30 MB
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,18 @@ class Options:
             message = f"must be at most {halvings(edge, 1)} for images of {edge} pixels, got {most}"
             raise table.error("max_downsamplings", message)
         taken = cls(
-            depths=_numbers(table, "depths", (1, 2, 3)),
-            widths=_numbers(table, "widths", (4, 8, 12)),
-            kernels=_numbers(table, "kernels", (3, 5)),
-            blocks=_names(table, "blocks", _BLOCKS),
-            expansions=_numbers(table, "expansions", (2, 4), low=2),  # 1 would be nearly a separable block
-            activations=_names(table, "activations", _ACTIVATIONS),
+            depths=whole_numbers(table, "depths", (1, 2, 3)),
+            widths=whole_numbers(table, "widths", (4, 8, 12)),
+            kernels=kernels(table, "kernels", (3, 5)),
+            blocks=names(table, "blocks", _BLOCKS),
+            expansions=whole_numbers(
+                table, "expansions", (2, 4), low=2
+            ),  # 1 would be nearly a separable block
+            activations=names(table, "activations", _ACTIVATIONS),
             activation_per=table.take_name("activation_per", ("network", "block"), "network"),
-            skips=_list(table, "skips", (False, True), bool),
+            skips=flags(table, "skips"),
             stem_width=table.take_count("stem_width", 8),
-            stem_strides=_numbers(table, "stem_strides", _stem_strides(edge, most)),
+            stem_strides=whole_numbers(table, "stem_strides", _stem_strides(edge, most)),
             max_downsamplings=most,
         )
         table.done()
@@ -101,51 +96,16 @@ class Options:
         return taken
 
     def _check(self, table: Settings) -> None:
-        even = [kernel for kernel in self.kernels if kernel % 2 == 0]
-        if even:
-            raise table.error("kernels", f"must be odd, so that they have a middle, got {even[0]}")
         if self.stem_strides[-1] > 2:
             raise table.error("stem_strides", f"must be of 1 and 2, got {self.stem_strides[-1]}")
         if 2 in self.stem_strides and not self.max_downsamplings:
             raise table.error("stem_strides", "must be [1] where max_downsamplings is 0")
 
 
-def halvings(edge: int, smallest: int) -> int:
-    """How often an edge in pixels can be halved, rounding up, without falling below ``smallest``."""
-    count = 0
-    while edge > 1 and -(-edge // 2) >= smallest:
-        edge = -(-edge // 2)
-        count += 1
-    return count
-
-
 def _stem_strides(edge: int, most: int) -> tuple[int, ...]:
     if not most:
         return (1,)
     return (2,) if edge >= LARGE else (1, 2)
-
-
-def _list(table: Settings, key: str, default: Sequence[Option], kind: type) -> tuple[Any, ...]:
-    values = table.take(key, list, list(default))
-    if not values or len(set(map(repr, values))) != len(values) or any(type(v) is not kind for v in values):
-        name = {int: "whole numbers", str: "names", bool: "true and false"}[kind]
-        raise table.error(key, f"must be a list of {name}, each once and at least one, got {values!r}")
-    return tuple(values)
-
-
-def _numbers(table: Settings, key: str, default: Sequence[int], low: int = 1) -> tuple[int, ...]:
-    values = _list(table, key, default, int)
-    if min(values) < low:
-        raise table.error(key, f"must be at least {low}, got {min(values)}")
-    return tuple(sorted(values))
-
-
-def _names(table: Settings, key: str, known: Sequence[str]) -> tuple[Any, ...]:
-    values = _list(table, key, known, str)
-    for value in values:
-        if value not in known:
-            raise table.error(key, unknown_name("name", value, known))
-    return values
 
 
 class Space(SearchSpace):
@@ -173,7 +133,7 @@ class Space(SearchSpace):
             "stem_width": self.options.stem_width,
         }
         super().__init__("chain", list(_decisions(self.options)), settings)
-        self._known_features: dict[Architecture, NDArray[np.float64]] = {}
+        self._features = FeatureMemory()
 
     def build(
         self, architecture: Architecture, *, width: float = 1.0, resolution: int | None = None
@@ -188,21 +148,13 @@ class Space(SearchSpace):
         Raises:
             ArchitectureError: If the architecture is not of this space.
         """
-        if width <= 0 or (resolution is not None and resolution < 1):
-            raise ArchitectureError(f"no network has width {width} and resolution {resolution}")
         chosen = self.describe(architecture)
-        graph = GraphBuilder(self._shape_at(resolution))
+        graph = GraphBuilder(shape_at(self.input_shape, width, resolution))
         stem_stride, activation = cast(tuple[int, Activations], (chosen["stem_stride"], chosen["activation"]))
         graph.stem(scaled(self.options.stem_width, width), stem_stride, activation)
         for block in self._blocks(chosen, width):
             graph.block(block)
         return graph.network(self.classes)
-
-    def _shape_at(self, resolution: int | None) -> Shape:
-        channels, height, width = self.input_shape
-        shorter = min(height, width)
-        edge = resolution or shorter
-        return channels, max(1, round(height * edge / shorter)), max(1, round(width * edge / shorter))
 
     def _blocks(self, chosen: dict[str, Any], width: float) -> Iterator[Block]:
         for stage in range(self.options.max_downsamplings + 1):
@@ -227,14 +179,7 @@ class Space(SearchSpace):
         halvings; number of blocks; share of each type of block; share of blocks with a skip; mean edge
         of the kernels; mean and last of log2 of the blocks' channels.
         """
-        known = self._known_features.get(architecture)
-        if known is None:
-            if len(self._known_features) >= _REMEMBERED:
-                self._known_features.clear()
-            known = np.concatenate([self.encode(architecture), self._graph_features(architecture)])
-            known.setflags(write=False)
-            self._known_features[architecture] = known
-        return known
+        return self._features.of(architecture, lambda a: [*self.encode(a), *self._graph_features(a)])
 
     def _graph_features(self, architecture: Architecture) -> list[float]:
         network, chosen = self.build(architecture), self.describe(architecture)
