@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -123,6 +124,11 @@ class EmulatedBoard:
             for file in ("disk.qcow2", "initrd", "qmp.sock", "console.sock", "qemu.pid"):
                 (self.folder / file).unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Ends the board and forgets everything about it."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @property
     def is_alive(self) -> bool:
         """Whether it runs or is paused."""
@@ -132,6 +138,18 @@ class EmulatedBoard:
     def console(self) -> str:
         """What it has written to its console."""
         return self.machine.console
+
+    @property
+    def port(self) -> int:
+        """Port on this host that leads to its SSH server.
+
+        Raises:
+            ConfigError: If it was never started.
+        """
+        port = self._known_port()
+        if port is None:
+            raise ConfigError(f"the emulated board {self.name} was never started")
+        return port
 
     @property
     def entry(self) -> DeviceEntry:
@@ -170,7 +188,7 @@ class EmulatedBoard:
             qmp.execute("system_reset")
             qmp.execute("cont")
         # The reset has cut the old server's connections; a banner is the new one's.
-        self.machine.wait_for_ssh(self._port, BOOT_LIMIT_S)
+        self.machine.wait_for_ssh(self.port, BOOT_LIMIT_S)
         self._settle(image)
 
     def limit_memory(self, size_bytes: int) -> None:
@@ -260,15 +278,8 @@ class EmulatedBoard:
         switch = {"kind": "qemu", "profile": self.hardware.profile.name, "clock": self.hardware.clock}
         if self.hardware.cpus > 1:
             switch["cpus"] = self.hardware.cpus  # type: ignore[assignment]
-        made = entry(self.name, image, self.folder, self._port)
+        made = entry(self.name, image, self.folder, self.port)
         return dataclasses.replace(made, root=looks.ROOT, power_switch=switch)
-
-    @property
-    def _port(self) -> int:
-        port = self._known_port()
-        if port is None:
-            raise ConfigError(f"the emulated board {self.name} was never started")
-        return port
 
     def _known_port(self) -> int | None:
         port = self._known("port")

@@ -1,0 +1,231 @@
+"""What emulated boards are made of, without booting one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from devices.device import DeviceEntry
+from devices.emulation import cpio, host_programs, kernel, locking
+from devices.emulation.board import EmulatedBoard
+from devices.emulation.debian import Package
+from devices.emulation.image import Image
+from devices.emulation.looks import first_files, tree
+from devices.emulation.machine import free_port, require_free
+from devices.emulation.places import CACHE, alone, board_folder, emulation_folder
+from devices.emulation.recipe import profile, profiles, recipes
+from devices.emulation.resting import turn
+from devices.power_switch import PowerSwitch
+from devices.wheels import runtimes_for
+from harness import cli
+from harness.config import switch_of
+from results.errors import ConfigError, PreflightError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def packages(**versions: str) -> tuple[Package, ...]:
+    return tuple(
+        Package(name.replace("_", "-"), version, f"{name}_{version}_arm64.deb", "0" * 64)
+        for name, version in versions.items()
+    )
+
+
+# --------------------------------------------------------------------------- recipes and profiles
+
+
+def test_every_profile_has_a_recipe_and_looks() -> None:
+    assert {"pi3", "pi4", "pi5", "zero2", "armv7"} <= profiles().keys()
+    for one in profiles().values():
+        recipe = recipes()[one.recipe]
+        assert recipe.runtimes
+        assert "(emulated)" in tree(one, 1)["proc/device-tree/model"]
+        assert one.clocks_hz[0] < one.clocks_hz[1]
+
+
+def test_an_unknown_profile_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'pi4'"):
+        profile("p4")
+
+
+def test_a_recipes_python_is_read_from_its_packages_and_has_its_runtimes() -> None:
+    arm64, armhf = recipes()["debian-12-arm64"], recipes()["debian-12-armhf"]
+    found = locking.interpreter_of(
+        arm64, packages(**{"python3.11-minimal": "3.11.2-6+deb12u5", "libc6": "2.36-9+deb12u10"})
+    )
+    assert found.title == "Python 3.11.2 on aarch64 with glibc 2.36"
+    assert set(runtimes_for(found)) == set(arm64.runtimes)
+    found = locking.interpreter_of(
+        armhf,
+        packages(**{"python3.11-minimal": "3.11.2-6", "libc6": "2.36-9", "python3-numpy": "1:1.24.2-1"}),
+    )
+    assert found.numpy == "1.24.2"
+    assert set(runtimes_for(found)) == set(armhf.runtimes) == {"tflite"}
+
+
+def test_a_lock_file_comes_back_as_it_was_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    recipe = recipes()["debian-12-arm64"]
+    lock = locking.Lock(packages(bash="5.2"), ())
+    assert locking.read(tmp_path, recipe) is None
+    locking.write(locking.path(tmp_path, recipe), lock)
+    assert locking.read(tmp_path, recipe) == lock
+    locking.path(tmp_path, recipe).write_text('{"packages": 3}')
+    with pytest.raises(ConfigError, match=r"not a lock file.*--rebuild"):
+        locking.read(tmp_path, recipe)
+
+
+# --------------------------------------------------------------------------- archives and modules
+
+
+def test_archives_are_read_back_by_cpio_itself(tmp_path: Path) -> None:
+    archive = cpio.pack(cpio.with_parents([cpio.file("a/b/c", b"text"), cpio.link("a/d", "/etc")]))
+    assert len(archive) % 512 == 0
+    program = shutil.which("busybox") or shutil.which("cpio")
+    assert program, "neither busybox nor cpio is installed"
+    command = [program, "cpio", "-id"] if program.endswith("busybox") else [program, "-id", "--quiet"]
+    subprocess.run(command, cwd=tmp_path, input=archive, check=True, capture_output=True)
+    assert (tmp_path / "a/b/c").read_text() == "text"
+    assert (tmp_path / "a/d").readlink() == Path("/etc")
+
+
+def test_the_tree_of_a_profile_follows_at_a_multiple_of_four(tmp_path: Path) -> None:
+    image = Image(tmp_path, recipes()["debian-12-arm64"], "0")
+    image.first_files.write_bytes(b"12345")
+    both = first_files(image, profile("pi4"), 1)
+    assert both[:8] == b"12345\0\0\0"
+    assert both[8:14] == b"070701"
+
+
+def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
+    folder = tmp_path / "lib/modules/6.1"
+    folder.mkdir(parents=True)
+    (folder / "modules.builtin").write_text("kernel/virtio.ko\n")
+    for name, depends in {
+        "virtio_net": "net-failover,virtio",
+        "net_failover": "failover",
+        "failover": "",
+    }.items():
+        (folder / f"{name.replace('_', '-')}.ko").write_bytes(b"\0depends=" + depends.encode() + b"\0")
+    names = [name for name, _ in kernel.modules_of(tmp_path, ["virtio_net", "failover"])]
+    assert names == ["failover", "net_failover", "virtio_net"]
+    with pytest.raises(ConfigError, match="no module 'ext9'"):
+        kernel.modules_of(tmp_path, ["ext9"])
+
+
+# --------------------------------------------------------------------------- the host
+
+
+def test_missing_programs_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"apt-get": "/usr/bin/apt-get"}
+    monkeypatch.setattr(host_programs, "find", there.get)
+    with pytest.raises(
+        ConfigError, match=r"sudo apt-get install debian-archive-keyring e2fsprogs qemu-utils$"
+    ):
+        host_programs.require(["qemu-img", "mke2fs", "apt-get"], "/nonexistent")
+    there.clear()
+    with pytest.raises(ConfigError, match="works on Debian, Ubuntu and their relatives only"):
+        host_programs.require(["qemu-img"])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"), [("QEMU emulator version 6.2.0", "QEMU 6.2.0.*7.0 or newer"), ("?", "says '\\?'")]
+)
+def test_an_old_qemu_is_refused(
+    said: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "qemu-system-arm"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    host_programs.qemu_version.cache_clear()
+    with pytest.raises(ConfigError, match=message):
+        host_programs.qemu_version("qemu-system-arm")
+    host_programs.qemu_version.cache_clear()
+
+
+def test_everything_lies_where_the_variable_says(cache: Path) -> None:
+    assert emulation_folder() == cache / "emulation"
+
+
+def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    lock = tmp_path / "lock"
+    script = (
+        f"import fcntl,time; f=open({str(lock)!r},'a'); fcntl.flock(f, fcntl.LOCK_EX); print('x',flush=True);"
+        "time.sleep(0.5)"
+    )
+    with subprocess.Popen(["python3", "-c", script], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        with alone(lock, said.append, "builds an image"):
+            assert said == ["another process builds an image; waiting for it"]
+
+
+def test_no_more_boards_run_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with turn(), (emulation_folder() / "turns" / "0").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with turn():
+        pass
+
+
+def test_a_taken_port_is_refused_with_the_remedy() -> None:
+    import socket
+
+    port = free_port()
+    require_free("pi4", port)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PreflightError, match=f"{port}.*is taken"):
+        require_free("pi4", port)
+
+
+# --------------------------------------------------------------------------- switch and command line
+
+
+def entry(**options: object) -> DeviceEntry:
+    switch = {"kind": "qemu", "profile": "pi4", **options}
+    return DeviceEntry("pi4", address="pi@127.0.0.1:2222", power_switch=switch)  # type: ignore[arg-type]
+
+
+def test_the_switch_comes_from_the_lab_file_and_checks_its_options() -> None:
+    assert isinstance(switch_of(entry()), PowerSwitch)
+    assert switch_of(DeviceEntry("a", address="a")) is None
+    with pytest.raises(ConfigError, match="unknown option 'clocks'; did you mean 'clock'"):
+        switch_of(entry(clocks="wall"))
+    with pytest.raises(ConfigError, match="4 CPUs need clock = 'wall'"):
+        switch_of(entry(cpus=4))
+    with pytest.raises(ConfigError, match="clock must be 'virtual' or 'wall'"):
+        switch_of(entry(clock="sun"))
+    with pytest.raises(ConfigError, match="a port in its address"):
+        switch_of(DeviceEntry("b", address="pi@b", power_switch={"kind": "qemu", "profile": "pi4"}))
+
+
+def test_what_does_not_run_can_be_stopped_and_listed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lab = ["--lab", str(tmp_path / "lab.toml")]
+    assert cli.main(["devices", "emulate", "pi4", "--stop", *lab]) == 0
+    assert "pi4 does not run" in capsys.readouterr().err
+    assert cli.main(["devices", "emulate", "--list", *lab]) == 0
+    assert "image not built yet" in capsys.readouterr().out
+    assert cli.main(["devices", "emulate", "pi4", "--console", *lab]) == 1
+    assert "does not run; start it" in capsys.readouterr().err
+    assert not EmulatedBoard("pi4", "pi4").is_alive
+    assert not board_folder("pi4").joinpath("qemu.pid").exists()
+
+
+def test_a_name_that_is_another_devices_is_not_taken(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab.toml"
+    lab.write_text('[devices.pi4]\naddress = "pi@desk"\n')
+    assert cli.main(["devices", "emulate", "pi4", "--lab", str(lab)]) == 1
+    assert "another device, at pi@desk; choose another name with --name" in capsys.readouterr().err

@@ -1,0 +1,211 @@
+"""Emulated boards, really booted: one image for all tests, built into a cache on first use."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devices.agent_client import AgentClient
+from devices.device import DeviceEntry, connect
+from devices.emulation.board import EmulatedBoard
+from devices.emulation.machine import Machine
+from devices.emulation.places import CACHE
+from harness.config import board_of
+from harness.host import Host
+from harness.measure import Job, measure
+from harness.pytest_plugin import emulated_board  # noqa: F401 - also where the package was not installed anew
+from results.errors import BoardDiskFull, ConfigError, ConnectionLost, PreflightError
+from results.records import Measurement, Plan, Target
+from results.statistics import latency
+from tests.tiny_models import artifact_of, onnx_convolution, tflite_convolution
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
+
+PLAN = Plan(
+    "test", sessions=(1, 1), session_s=0.001, warmup_s=0.01, min_runs=20, max_runs=20, load_limit_s=300
+)
+FILES = {
+    "onnxruntime": (onnx_convolution(channels=8, size=16, layers=3), "onnx"),
+    "tflite": (tflite_convolution(channels=8, size=16, layers=3), "tflite"),
+}
+Start = Callable[..., EmulatedBoard]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image_cache(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Images of the tests are kept beside them, unless somebody says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        import os
+
+        patch.setenv(CACHE, os.environ.get(CACHE) or str(Path(__file__).parent / ".cache" / "boardwise"))
+        yield
+
+
+@pytest.fixture
+def pi4(emulated_board: Start) -> EmulatedBoard:  # noqa: F811
+    return emulated_board("pi4")
+
+
+def job(runtime: str, device: str) -> Job:
+    data, file_format = FILES[runtime]
+    return Job(artifact_of(data, file_format), data, Target(device, runtime), PLAN)
+
+
+def measured(entry: DeviceEntry, runtimes: tuple[str, ...] = tuple(FILES)) -> dict[str, Measurement]:
+    """One session of each file, by a fresh agent, through everything that a study uses."""
+    board = board_of(entry, "a test", Host(), give_up_after_s=120.0)
+    try:
+        return {runtime: measure(board, job(runtime, entry.name)) for runtime in runtimes}
+    finally:
+        board.close()
+
+
+def median_s(measurement: Measurement) -> float:
+    return statistics.median(measurement.sessions[0].durations_s)
+
+
+def test_figures_repeat_over_cold_boots_and_carry_their_label(emulated_board: Start) -> None:  # noqa: F811
+    board = emulated_board("pi4", "cold")
+    first = measured(board.entry)
+    board.power_cut()
+    assert not board.is_alive
+    entry = board.start("cold")
+    second = measured(entry)
+    for runtime in FILES:
+        # One part in a thousand is ten times the coefficient of variation measured on a loaded host
+        # (benchmarks/emulation.py), so the chance of a false alarm is far below one in a million.
+        assert median_s(first[runtime]) == pytest.approx(median_s(second[runtime]), rel=1e-3), runtime
+        facts = dict(first[runtime].environment.facts)
+        assert facts["emulated"].startswith("pi4,qemu-")
+        assert facts["emulated"].endswith(",virtual-time")
+        assert facts["model"] == "Raspberry Pi 4 Model B Rev 1.4 (emulated)"
+        assert facts["governor"] == "performance"
+        conditions = first[runtime].sessions[0].conditions
+        assert conditions.temperature_before_c == 45.0
+        assert conditions.clock_before_hz == 1.8e9
+        assert conditions.throttle_events == 0
+        assert latency(first[runtime], 0.5) is not None
+
+
+def test_two_boards_go_on_from_one_saved_state(emulated_board: Start) -> None:  # noqa: F811
+    boards = [emulated_board("pi4"), emulated_board("pi4")]
+    facts = []
+    for board in boards:
+        with connect(board.entry) as connection:
+            agent = AgentClient.start(
+                connection, directory=board.entry.directory, holder="a test", root=board.entry.root
+            )
+            facts.append(agent.probe())
+            agent.close()
+            now_s = float(connection.run(["date", "+%s"]).stdout)
+            assert now_s == pytest.approx(time.time(), abs=60), "a saved board does not live in the past"
+        board.pause()
+    assert facts[0].unit != facts[1].unit, "they are two units of one model"
+    assert facts[0].boot_id != facts[1].boot_id
+    assert dataclasses.replace(facts[0], unit="", boot_id="", disk_free_bytes=0) == dataclasses.replace(
+        facts[1], unit="", boot_id="", disk_free_bytes=0
+    )
+
+
+def test_faults_end_in_the_right_errors_and_the_board_recovers(pi4: EmulatedBoard) -> None:
+    entry = pi4.entry
+    with connect(entry) as connection:
+        assert connection.run(["true"]).returncode == 0
+        pi4.pause()
+        with pytest.raises(ConnectionLost):
+            connection.run(["true"], limit_s=1.0)
+        pi4.resume()
+        assert connection.run(["true"]).returncode == 0, "a pause breaks nothing"
+
+        pi4.fill_disk(leave_bytes=1 << 20)
+        with pytest.raises(BoardDiskFull):
+            connection.put(bytes(8 << 20), "big")
+        pi4.free_disk()
+        connection.put(bytes(8 << 20), "big")
+
+        pi4.skew_clock(-86400.0)
+        assert float(connection.run(["date", "+%s"]).stdout) == pytest.approx(time.time() - 86400, abs=60)
+
+        pi4.limit_memory(192 << 20)
+        hog = ["python3", "-c", "x = bytearray(300 << 20); print(len(x))"]
+        assert connection.run(hog, limit_s=120.0).returncode != 0
+        pi4.limit_memory(512 << 20)
+        assert connection.run(hog, limit_s=120.0).returncode == 0
+
+        pi4.cut_network()
+        with pytest.raises(ConnectionLost):
+            connection.run(["true"], limit_s=2.0)
+        pi4.mend_network()
+    with connect(entry) as connection:
+        assert connection.run(["true"], limit_s=60.0).returncode == 0
+        pi4.slow_network(0.2)
+        assert connection.run(["true"], limit_s=60.0).returncode == 0
+        pi4.mend_network()
+        before = connection.run(["cat", "/run/board/proc/sys/kernel/random/boot_id"]).stdout
+        pi4.power_cycle()
+    with connect(entry) as connection:
+        assert connection.run(["cat", "/run/board/proc/sys/kernel/random/boot_id"]).stdout != before
+
+
+def test_a_measurement_survives_the_end_of_qemu(pi4: EmulatedBoard) -> None:
+    states: list[str] = []
+    board = board_of(
+        pi4.entry, "a test", Host(), give_up_after_s=120.0, on_state=lambda name, state: states.append(state)
+    )
+    wanted = job("onnxruntime", pi4.name)
+    killer = threading.Timer(0.5, pi4.power_cut)
+    try:
+        assert board.facts.runtimes.keys() == FILES.keys()
+        killer.start()
+        assert len(measure(board, wanted).sessions) == 1
+        assert [state for state in states if state.startswith("offline")], "it was away in between"
+        assert states[-1] == "online"
+    finally:
+        killer.join()
+        board.close()
+
+
+def test_a_study_pauses_and_stops_what_it_started(pi4: EmulatedBoard) -> None:
+    entry = pi4.entry
+    pi4.stop()
+    board = board_of(entry, "a test", Host(), give_up_after_s=120.0)
+    try:
+        assert board.facts.emulated
+        assert pi4.is_alive
+        assert not pi4.machine.is_running, "nothing is outstanding"
+    finally:
+        board.close()
+    assert not pi4.is_alive
+
+
+def test_leftovers_are_found_by_their_lock(pi4: EmulatedBoard) -> None:
+    process = pi4.machine.pid
+    again = EmulatedBoard(pi4.name, "pi4")
+    assert again.is_alive
+    assert again.machine.pid == process
+    again.start()
+    assert again.machine.pid == process, "what runs is used"
+    again.stop()
+    assert not pi4.is_alive
+    assert not Machine("nobody", Path("/nonexistent")).is_alive
+
+
+def test_a_taken_port_and_a_damaged_image_are_refused(pi4: EmulatedBoard, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="is taken"):
+        EmulatedBoard(f"{pi4.name}-b", "pi4").start(port=pi4.port)
+    image = pi4.image()
+    copy = dataclasses.replace(image, folder=tmp_path)
+    (tmp_path / "hashes.json").write_text((image.folder / "hashes.json").read_text())
+    for path in image.folder.iterdir():
+        if path.name not in ("hashes.json", "host_key.pub"):
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "host_key.pub").write_text("another")
+    image.check()
+    with pytest.raises(ConfigError, match=r"damaged \(host_key.pub\).*--rebuild"):
+        copy.check()
