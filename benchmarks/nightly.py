@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from results.regression import Finding, Watch, confirms, examine
+from results.regression import Finding, Watch, confirmed, examine
 
 SERIES, NIGHTS, HISTORY = 100, 60, 14
 CHANGED = 40
@@ -57,17 +57,13 @@ class Fleet:
         truth = {name: shifts.get(name, 0.0) + own[i] for i, name in enumerate(names)}
         tonight = {name: self._figure(common, z) for name, z in truth.items()}
         found = examine(self.watches, tonight)
-        confirmed = {
-            name
-            for name, finding in found.items()
-            if finding.state == "candidate"
-            and confirms(self.watches[name], tonight[name], self._figure(common, truth[name]))
-        }
-        confirmed |= {name for name, finding in found.items() if finding.state == "slow change"}
+        again = {n: self._figure(common, truth[n]) for n, f in found.items() if f.state == "candidate"}
+        bad = confirmed(self.watches, tonight, again)
+        bad |= {name for name, finding in found.items() if finding.state == "slow change"}
         for name, z in tonight.items():
-            if name not in confirmed:
+            if name not in bad:
                 self.watches[name].history = self.watches[name].history.add(z)
-        return found, confirmed
+        return found, bad
 
     def _own(self, n: int) -> Any:
         if self.tail:
@@ -83,7 +79,7 @@ class Fleet:
 
 def false_alarms(seed: int, fleets: int, *, tail: bool) -> dict[str, float]:
     """Shares of series-nights without any change that are a candidate, and confirmed."""
-    candidates = confirmed = nights = 0
+    candidates = alarms = nights = 0
     for number in range(fleets):
         fleet = Fleet(np.random.default_rng((seed, number)), tail)
         for _ in range(NIGHTS):
@@ -91,8 +87,8 @@ def false_alarms(seed: int, fleets: int, *, tail: bool) -> dict[str, float]:
             judged = [f for f in found.values() if f.state != "learning"]
             nights += len(judged)
             candidates += sum(f.state != "fine" for f in judged)
-            confirmed += len(bad)
-    return {"candidate": candidates / nights, "confirmed": confirmed / nights}
+            alarms += len(bad)
+    return {"candidate": candidates / nights, "confirmed": alarms / nights}
 
 
 def found(seed: int, fleets: int, change: Callable[[int], float], within: int) -> dict[str, float]:
@@ -104,7 +100,7 @@ def found(seed: int, fleets: int, change: Callable[[int], float], within: int) -
         fleet.remember(HISTORY)
         nights = [fleet.night({"s0": change(night)}) for night in range(within)]
         first += any(findings["s0"].state in ("candidate", "slow change") for findings, _ in nights)
-        last += any("s0" in confirmed for _, confirmed in nights)
+        last += any("s0" in bad for _, bad in nights)
     return {"candidate": first / fleets, "confirmed": last / fleets}
 
 

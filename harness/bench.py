@@ -34,7 +34,7 @@ def bench(args: argparse.Namespace) -> int:
     """Measures a file over freshly started agents, stores it, prints it and writes a CSV."""
     file = source(args.model, parse_shapes(args.shape), args.format)
     entry = Lab.load(args.lab).entry(args.on)
-    target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, _options(args))
+    target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, options_of(args))
     board = config.board_of(
         entry, "boardwise bench", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S
     )
@@ -91,7 +91,8 @@ def _runtime(file_format: str) -> str:
     return next(runtime for runtime, known in FORMATS.items() if known == file_format)
 
 
-def _options(args: argparse.Namespace) -> tuple[tuple[str, Option], ...]:
+def options_of(args: argparse.Namespace) -> tuple[tuple[str, Option], ...]:
+    """Options of the runtime from ``--threads`` and ``--option``."""
     options: dict[str, Option] = {"threads": args.threads}
     for text in args.option:
         key, sign, value = text.partition("=")

@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_bench(commands)
     _add_search(commands)
+    _add_compare(commands)
+    _add_nightly(commands)
     from harness.devices_cli import add_parser
 
     add_parser(commands)
@@ -152,6 +154,54 @@ def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     _shared(report)
     report.set_defaults(command=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser("compare", help="say which of two files is faster on a device")
+    for side in ("a", "b"):
+        what = ".onnx or .tflite file, module:function, or a run (RUN or RUN:TRIAL)"
+        compare.add_argument(side, metavar=side.upper(), help=what)
+    compare.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
+    compare.add_argument("--runtime", choices=("onnxruntime", "tflite"), help="of runs and functions")
+    compare.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
+    compare.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
+    )
+    compare.add_argument(
+        "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
+    )
+    compare.add_argument("--agents", type=int, metavar="N", help="fresh agents that measure both (default 8)")
+    compare.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+    )
+    _shared(compare)
+    compare.set_defaults(command=_compare)
+
+
+def _add_nightly(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    nightly = commands.add_parser("nightly", help="measure a plan and tell regressions (exit code 3)")
+    nightly.add_argument(
+        "words", nargs="+", metavar="PLAN | accept NAME", help="plan file, or a step to accept"
+    )
+    nightly.add_argument("--until", metavar="HH:MM", help="begin nothing that would last beyond this time")
+    nightly.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+    )
+    _accept_noisy(nightly)
+    _shared(nightly)
+    nightly.set_defaults(command=_nightly)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from harness.compare import compare_command
+
+    return compare_command(args)
+
+
+def _nightly(args: argparse.Namespace) -> int:
+    from harness.nightly import nightly
+
+    return nightly(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

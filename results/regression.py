@@ -5,10 +5,11 @@ was measured in the same turns where there is one, so that what the night did to
 are pure.
 
 * A night is a *candidate* where it lies above the mean of the history by more than a threshold, by a
-  one-sided t-test of one new observation, ``t = (z - mean) / (s * sqrt(1 + 1 / H))`` (Snedecor & Cochran 1989,
-  4.9), and by Benjamini & Hochberg (1995) over all series of the night.
-* A candidate is measured again; it is a *regression* if the mean of both passes the same test.  Nights of a
-  regression do not enter the history, so it is told every night until it is mended or accepted.
+  one-sided t-test of one new observation, ``t = (z - mean) / (s * sqrt(1 + 1 / H))`` (Snedecor & Cochran
+  1989, 4.9).
+* A candidate is measured again; it is a *regression* if the mean of both passes the same test, and
+  Benjamini & Hochberg's (1995) over all series of the night.  Nights of a regression do not enter the
+  history, so it is told every night until it is mended or accepted.
 * Before the history has :data:`LEAST_NIGHTS` nights the series is *learning*.
 * Accepting a step begins a new segment: its own mean, with the spread pooled over the segments.
 * A *slow change* is found by optimal partitioning (Jackson et al. 2005) of the history: a level that lies
@@ -38,7 +39,7 @@ LEAST_SPREAD = 0.002
 """A history that by chance hardly varies must not make every night an alarm."""
 
 DISCOVERIES = 0.05
-"""Share of false ones among the candidates of a night (Benjamini & Hochberg's q)."""
+"""Share of false ones among the regressions of a night (Benjamini & Hochberg's q)."""
 
 PENALTY = 20.0
 """Of a change point, in variances: 6 % of unchanged histories of 40 nights get one, 38 % at 10."""
@@ -144,21 +145,29 @@ def examine(watches: Mapping[str, Watch], tonight: Mapping[str, float]) -> dict[
         watches: Series by name, with what was known before tonight.
         tonight: Logarithmic figures of the series that were measured.
     """
-    tested = {name: _test(watches[name], z) for name, z in tonight.items()}
-    known = [name for name, finding in tested.items() if finding.state != "learning"]
-    discovered = benjamini_hochberg([tested[name].p for name in known], DISCOVERIES)
-    found = dict(tested)
-    for name, is_discovery in zip(known, discovered, strict=True):
-        if tested[name].state == "candidate" and not is_discovery:
-            found[name] = Finding("fine", tested[name].shift, tested[name].p, tested[name].nights)
-        if found[name].state == "fine":
-            found[name] = slow_change(watches[name], tonight[name]) or found[name]
+    found = {name: _test(watches[name], z) for name, z in tonight.items()}
+    for name, finding in found.items():
+        if finding.state == "fine":
+            found[name] = slow_change(watches[name], tonight[name]) or finding
     return found
 
 
-def confirms(watch: Watch, first: float, second: float) -> bool:
-    """Whether a candidate that was measured again is a regression: the mean of both passes the same test."""
-    return _test(watch, (first + second) / 2).state == "candidate"
+def confirmed(
+    watches: Mapping[str, Watch], tonight: Mapping[str, float], again: Mapping[str, float]
+) -> set[str]:
+    """Which candidates are regressions, once they were measured again.
+
+    Args:
+        watches: As for :func:`examine`.
+        tonight: First figures of all series.
+        again: Second figures of the candidates.
+    """
+    means = {name: (z + again[name]) / 2 if name in again else z for name, z in tonight.items()}
+    tested = {name: _test(watches[name], z) for name, z in means.items()}
+    known = [name for name, finding in tested.items() if finding.state != "learning"]
+    discovered = benjamini_hochberg([tested[name].p for name in known], DISCOVERIES)
+    rejected = {name for name, is_discovery in zip(known, discovered, strict=True) if is_discovery}
+    return {name for name in again if name in rejected and tested[name].state == "candidate"}
 
 
 def _test(watch: Watch, z: float) -> Finding:

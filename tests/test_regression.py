@@ -14,7 +14,7 @@ from results.regression import (
     baseline,
     benjamini_hochberg,
     change_points,
-    confirms,
+    confirmed,
     examine,
     slow_change,
 )
@@ -58,20 +58,21 @@ def test_energy_has_a_wider_threshold_and_a_series_may_have_its_own() -> None:
     assert examine({"e": Watch("latency_p50", history, threshold=0.1)}, {"e": 0.04})["e"].state == "fine"
 
 
-def test_many_series_at_once_need_more_evidence_each() -> None:
-    """One p of 0.004 alone is a discovery; among 99 of about a half it is not (0.004 > 0.05 / 100)."""
-    alone = {"a": watch()}
-    z = 0.0129 * math.sqrt(1 + 1 / 14)
-    assert examine({"a": Watch(history=alone["a"].history, threshold=0.005)}, {"a": z})["a"].p < 0.005
-    fleet = {f"s{i}": Watch(history=History((CALM,)), threshold=0.005) for i in range(100)}
-    tonight = dict.fromkeys(fleet, 0.0) | {"s0": z}
-    assert examine({"s0": fleet["s0"]}, {"s0": z})["s0"].state == "candidate"
-    assert examine(fleet, tonight)["s0"].state == "fine"
-
-
 def test_a_candidate_is_confirmed_by_the_mean_of_both_looks() -> None:
-    assert confirms(watch(), 0.03, 0.028)
-    assert not confirms(watch(), 0.03, 0.0)
+    assert confirmed({"a": watch()}, {"a": 0.03}, {"a": 0.028}) == {"a"}
+    assert confirmed({"a": watch()}, {"a": 0.03}, {"a": 0.0}) == set()
+    assert confirmed({"a": watch()}, {"a": 0.03}, {}) == set()
+
+
+def test_many_series_at_once_need_more_evidence_each() -> None:
+    """One p of 0.004 alone is a discovery; among 99 others of about a half it is not (0.004 > 0.05 / 100)."""
+    fleet = {f"s{i}": Watch(history=History((CALM,)), threshold=0.005) for i in range(100)}
+    z = 0.0129 * math.sqrt(1 + 1 / 14)
+    tonight = dict.fromkeys(fleet, 0.0) | {"s0": z}
+    assert 0.0005 < examine(fleet, tonight)["s0"].p < 0.005
+    assert examine(fleet, tonight)["s0"].state == "candidate"
+    assert confirmed({"s0": fleet["s0"]}, {"s0": z}, {"s0": z}) == {"s0"}
+    assert confirmed(fleet, tonight, {"s0": z}) == set()
 
 
 def test_an_accepted_step_has_its_own_mean_and_the_old_spread() -> None:
