@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from devices.agent import metering
+from devices.agent.failures import Failure
+from devices.agent.options import read as read_options
 from devices.agent_client import AgentClient
-from results.errors import MeterError, ProtocolError, SessionTimeout, StoreError
+from results.errors import ConfigError, MeterError, ProtocolError, SessionTimeout, StoreError
 from results.power import MeterTraits, Plateau, PowerTrace
 from results.records import Artifact, Conditions, Option, RanOn, Target
 
@@ -106,6 +109,19 @@ class Spans:
     def total_s(self) -> float:
         """All parts together."""
         return self.warmup_s + 3 * self.settle_s + 2 * self.idle_s + self.active_s
+
+
+def check_meter(device: str, meter: str, options: Mapping[str, Option]) -> None:
+    """Refuses a meter that there is not, and options that it has not, before anything is connected.
+
+    Raises:
+        ConfigError: Naming the device, with what is known.
+    """
+    try:
+        plugin = metering.plugin(meter)
+        read_options(meter, plugin.OPTIONS, dict(options))
+    except Failure as failure:
+        raise ConfigError(f"[devices.{device}.meter] {failure.message}") from failure
 
 
 def clock_s(agent: AgentClient) -> float:

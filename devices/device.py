@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import platformdirs
 
 from devices.connection import Connection
+from devices.meter_entry import MeterEntry
 from devices.ssh_config import SshAddress
 from results.errors import ConfigError
 from results.records import Option
@@ -76,6 +77,8 @@ class DeviceEntry:
         known_hosts: Where the device's host key is kept; None for Boardwise's own file beside the lab file.
         ssh_config: Configuration for ssh; None for the user's own.
         power_switch: ``kind`` and the options of the switch that can cut the device's power.
+        meter: ``kind``, ``on`` and the options of the power meter that the device is wired to; empty for
+            the one that it has itself, if it has one.
         seen: What the device was when it was added.
 
     Raises:
@@ -93,6 +96,7 @@ class DeviceEntry:
     known_hosts: str | None = None
     ssh_config: str | None = None
     power_switch: Mapping[str, Option] = field(default_factory=dict)
+    meter: Mapping[str, Option] = field(default_factory=dict)
     seen: Seen | None = None
 
     def __post_init__(self) -> None:
@@ -111,6 +115,8 @@ class DeviceEntry:
             raise ConfigError(
                 f"power_switch must name its kind, such as kind = 'command', got {dict(self.power_switch)}"
             )
+        if self.meter:
+            MeterEntry.of(self.meter)
 
     def _check_address(self) -> None:
         if self.connection == "local" and self.address:

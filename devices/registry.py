@@ -22,6 +22,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from devices.device import CONNECTIONS, ConnectionKind, DeviceEntry, Seen
+from devices.meter_entry import check_meters
 from results.errors import ConfigError, unknown_name
 from results.settings import Settings
 
@@ -212,7 +213,12 @@ def _entries(document: tomlkit.TOMLDocument, path: Path) -> dict[str, DeviceEntr
     top = Settings(document.unwrap(), str(path))
     devices = top.table("devices")
     top.done()
-    return {name: _entry(devices.table(name), name, path) for name in devices.keys()}  # noqa: SIM118
+    entries = {name: _entry(devices.table(name), name, path) for name in devices.keys()}  # noqa: SIM118
+    try:
+        check_meters({name: entry.meter for name, entry in entries.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return entries
 
 
 def _entry(settings: Settings, name: str, path: Path) -> DeviceEntry:
@@ -226,10 +232,11 @@ def _entry(settings: Settings, name: str, path: Path) -> DeviceEntry:
     if connection == "ssh":
         values.setdefault("known_hosts", str(path.absolute().parent / "known_hosts"))
     switch = settings.table("power_switch").rest()
+    meter = settings.table("meter").rest()
     seen = _seen(settings.table("seen"), f"{path}: [devices.{name}.seen]")
     settings.done()
     try:
-        return DeviceEntry(name, connection, power_switch=switch, seen=seen, **values)
+        return DeviceEntry(name, connection, power_switch=switch, meter=meter, seen=seen, **values)
     except ConfigError as error:
         raise ConfigError(f"{settings.where}: {error}") from error
 
@@ -249,11 +256,12 @@ def _table(entry: DeviceEntry, known_hosts: Path) -> tomlkit.items.Table:
     table = tomlkit.table()
     for f in dataclasses.fields(entry):
         value = getattr(entry, f.name)
-        plain = f.name not in ("name", "power_switch", "seen")
+        plain = f.name not in ("name", "power_switch", "meter", "seen")
         if plain and (f.name == "connection" or value != f.default) and value != str(known_hosts):
             table[f.name] = value
-    if entry.power_switch:
-        table["power_switch"] = dict(entry.power_switch)
+    for name in ("power_switch", "meter"):
+        if getattr(entry, name):
+            table[name] = dict(getattr(entry, name))
     if entry.seen:
         table["seen"] = dataclasses.asdict(entry.seen)
     return table

@@ -33,13 +33,16 @@ PATIENCE_S = 30.0
 def bench(args: argparse.Namespace) -> int:
     """Measures a file over freshly started agents, stores it, prints it and writes a CSV."""
     file = source(args.model, parse_shapes(args.shape), args.format)
-    entry = Lab.load(args.lab).entry(args.on)
+    lab = Lab.load(args.lab)
+    entry = lab.entry(args.on)
     target = Target(args.on, _runtime(file.artifact.file_format), file.artifact.precision, options_of(args))
     board = config.board_of(
-        entry, "boardwise bench", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S
+        entry, "boardwise bench", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S, lab=lab
     )
     beside = reference(target.file_format)
-    job = Job(file.artifact, file.data, target, _plan(args.sessions), reference=beside)
+    job = Job(
+        file.artifact, file.data, target, replace(_plan(args.sessions), energy=args.energy), reference=beside
+    )
     try:
         measure_together(board, [job], seed=time.time_ns() % 2**31)
         measurement = job.measurement(board.facts, board.origin)

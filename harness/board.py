@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from devices.agent_client import BoardAgent, BoardFacts
+from harness.energy import MeterSeat
 from harness.host import Host, boot_id
 from results.errors import (
     AuthenticationError,
@@ -50,6 +51,7 @@ class Board:
         host: This machine, which is shared if the device is this machine.
         give_up_after_s: How long it may stay away.
         on_state: Called with a short text whenever the board goes offline or comes back.
+        meter: Where its power meter is read; the board's own by default.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Board:
         *,
         give_up_after_s: float = 600.0,
         on_state: Callable[[str, str], None] = lambda name, state: None,
+        meter: MeterSeat | None = None,
     ) -> None:
         self.name = name
+        self.meter = meter or MeterSeat(name)
         self._start = start
         self._disconnect = disconnect
         self._host = host
@@ -132,6 +136,7 @@ class Board:
         """Ends the agent and the connection; may be called twice."""
         self.stop()
         self._close_agent()
+        self.meter.drop()
 
     @contextmanager
     def _alone(self, agent: BoardAgent) -> Iterator[None]:

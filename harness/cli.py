@@ -122,6 +122,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument(
         "--sessions", type=int, metavar="N", help="sessions, spread over 5 fresh agents (default 10)"
     )
+    bench.add_argument("--energy", action="store_true", help="measure energy per inference as well")
     bench.add_argument(
         "--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="where the CSV goes"
     )

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from devices.agent_client import AgentClient, BoardAgent
+from devices.agent_meter import check_meter
+from devices.board_models import board_models
 from devices.device import AskSecret, DeviceEntry, connect
+from devices.meter_entry import BOARD, HOST, MeterEntry
 from devices.power_switch import PowerSwitch
 from devices.registry import Lab
 from harness import plugins
 from harness.board import Board
+from harness.energy import MeterSeat
 from harness.evaluate import Rig
 from harness.host import Host
 from harness.progress import Watcher
 from harness.study import Named, Study
-from results.codec import from_json
-from results.errors import ConfigError, StoreError, unknown_name
+from results.codec import digest, from_json, to_json
+from results.errors import BoardError, ConfigError, StoreError, unknown_name
 from results.records import Measurement
 from results.store import Run, Store
 from search.datasets import load_task
@@ -27,6 +32,9 @@ from search.space import SearchSpace
 from search.strategy import Strategy
 from search.tasks import Task
 from search.training_pool import TrainingPool
+
+METERS = ".cache/boardwise/meters"
+"""Where agents that only read a meter keep themselves."""
 
 STORE = "store.sqlite"
 """File name of the store in a run's folder."""
@@ -85,6 +93,7 @@ def board_of(
     ask_secret: AskSecret | None = None,
     give_up_after_s: float = 600.0,
     on_state: Callable[[str, str], None] = lambda name, state: None,
+    lab: Lab | None = None,
 ) -> Board:
     """A device for use; nothing is connected yet.
 
@@ -95,11 +104,61 @@ def board_of(
         ask_secret: Asks for passphrases and passwords.
         give_up_after_s: How long it may stay away.
         on_state: Called when it goes offline or comes back.
+        lab: Other devices, where a meter may hang on one of them.
     """
     start, disconnect = (
         _replay(entry) if entry.connection == "replay" else _machine(entry, holder, ask_secret)
     )
-    return Board(entry.name, start, disconnect, host, give_up_after_s=give_up_after_s, on_state=on_state)
+    seat = meter_seat(entry, holder, lab, ask_secret)
+    return Board(
+        entry.name, start, disconnect, host, give_up_after_s=give_up_after_s, on_state=on_state, meter=seat
+    )
+
+
+def meter_seat(
+    entry: DeviceEntry, holder: str, lab: Lab | None = None, ask_secret: AskSecret | None = None
+) -> MeterSeat:
+    """Where the power meter of a device is read; nothing is connected yet.
+
+    Raises:
+        ConfigError: For an unknown meter or option, or a machine that there is not.
+    """
+    how = board_models()[entry.board].energy if entry.board in board_models() else ""
+    if not entry.meter:
+        return MeterSeat(entry.name, how=how)
+    meter = MeterEntry.of(entry.meter)
+    check_meter(entry.name, meter.kind, meter.options)
+    start = None if meter.on == BOARD else _meter_agent(entry.name, meter, holder, lab, ask_secret)
+    return MeterSeat(entry.name, meter=meter.kind, options=meter.options, start=start, how=how)
+
+
+def _meter_agent(
+    device: str, meter: MeterEntry, holder: str, lab: Lab | None, ask_secret: AskSecret | None
+) -> Callable[[], AgentClient]:
+    """Starts an agent beside the meter: in a folder of its own, whose lock is that of the meter."""
+    folder = f"{METERS}/{meter.kind}-{digest(to_json(dict(meter.options)))[:12]}"
+    other = DeviceEntry(device, "local", python=sys.executable)
+    if meter.on != HOST:
+        if lab is None:
+            raise ConfigError(f"[devices.{device}.meter] on = {meter.on!r}: no lab file to look it up in")
+        other = lab.entry(meter.on)
+
+    def start() -> AgentClient:
+        connection = connect(other, ask_secret=ask_secret)
+        try:
+            return AgentClient.start(
+                connection,
+                python=meter.python or other.python,
+                directory=folder,
+                holder=f"{holder}, for {device}",
+                root=other.root,
+                owns_connection=True,
+            )
+        except BoardError:
+            connection.close()
+            raise
+
+    return start
 
 
 def _replay(entry: DeviceEntry) -> Reach:
@@ -191,6 +250,7 @@ def open_rig(
                 ask_secret=ask_secret,
                 give_up_after_s=study.give_up_after_s,
                 on_state=watcher.board,
+                lab=lab,
             )
             stack.callback(board.close)
             boards[name] = board

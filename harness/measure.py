@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from devices.agent_client import BoardAgent, BoardFacts
+from harness import energy
 from harness.board import Board
 from harness.export import Exported
 from harness.reference import reference
@@ -57,6 +58,7 @@ class Job:
         sessions: What was measured so far, of the artifact and of the reference.
         dropped: Why sessions were thrown away.
         cpus: Number of CPUs of the board, once it is known.
+        energy: What was measured of its energy.
         error: The candidate's fault, if there was one.
     """
 
@@ -71,6 +73,7 @@ class Job:
     dropped: list[str] = field(default_factory=list)
     ran_on: RanOn | None = None
     cpus: int | None = None
+    energy: energy.Taken = field(default_factory=energy.Taken)
     error: CandidateError | None = None
 
     def wants_more(self, facts: BoardFacts, origin: Origin) -> bool:
@@ -101,7 +104,11 @@ class Job:
             sessions=(*self.sessions, *self.references),
             ran_on=self.ran_on,
             origin=origin,
-            dropped=tuple(self.dropped),
+            dropped=(*self.dropped, *self.energy.dropped),
+            traces=tuple(self.energy.traces),
+            clocks=tuple(self.energy.clocks),
+            plateaus=tuple(self.energy.plateaus),
+            energy_note=self.energy.note,
         )
 
     def run_session(self, agent: BoardAgent, number: int, seed: int) -> None:
@@ -174,6 +181,8 @@ def measure(board: Board, job: Job) -> Measurement:
         ship(agent, [job])
         while job.wants_more(facts, board.origin):
             job.run_session(agent, 0, seed=len(job.sessions))
+        if job.plan.energy and job.error is None:
+            energy.take(agent, board.meter, job, facts, number=0, seed=len(job.sessions))
         return job.measurement(facts, board.origin)
 
     return board.use(work, job.artifact.sha256)
@@ -203,6 +212,8 @@ def measure_together(board: Board, jobs: Sequence[Job], *, seed: int) -> None:
             for index in rng.permutation(len(takers)):
                 _take_turn(board, takers[index], number, int(rng.integers(2**31)))
         for job in due:
+            if job.plan.energy and number < job.plan.agents:
+                _take_energy(board, job, number, int(rng.integers(2**31)))
             if job.target in beside:
                 seen = [s for s in beside[job.target].sessions if s.agent == number]
                 job.references += [replace(s, role="reference") for s in seen]
@@ -228,6 +239,18 @@ def _take_turn(board: Board, job: Job, number: int, seed: int) -> None:
         job.cpus = board.facts.cpus
         ship(agent, [job])
         job.run_session(agent, number, seed)
+
+    if job.error is None:
+        try:
+            board.use(work, job.artifact.sha256)
+        except CandidateError as error:
+            job.error = error
+
+
+def _take_energy(board: Board, job: Job, number: int, seed: int) -> None:
+    def work(agent: BoardAgent) -> None:
+        ship(agent, [job])
+        energy.take(agent, board.meter, job, board.facts, number=number, seed=seed)
 
     if job.error is None:
         try:

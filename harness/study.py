@@ -144,6 +144,10 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     measurement = top.table("measurement")
     targets, limits = _targets(top)
     workers = training.take_count("workers", 2)
+    objective = top.take_name("objective", QUANTITIES, "latency_p90")
+    # What decides which trials are wanted must be known of every trial.
+    by_energy = "energy" in (objective, *(limit.metric.name for limit in limits))
+    energy = measurement.take("energy", bool, False) or by_energy
     study = Study(
         name=_run_name(top.take("name", str, path.stem), where),
         seed=top.take_count("seed", 0, low=0),
@@ -159,10 +163,10 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         in_flight=training.take_count("in_flight", 2 * workers),
         training_limit_s=training.take_number("time_limit_s", 3600.0, low=1.0),
         targets=targets,
-        objective=top.take_name("objective", QUANTITIES, "latency_p90"),
+        objective=objective,
         limits=(*limits, *_network_limits(top, where)),
-        screen=plan_of(measurement.table("screen"), SCREEN),
-        confirm=plan_of(measurement.table("confirm"), CONFIRM),
+        screen=plan_of(measurement.table("screen"), dataclasses.replace(SCREEN, energy=by_energy)),
+        confirm=plan_of(measurement.table("confirm"), dataclasses.replace(CONFIRM, energy=energy)),
         check_outputs=measurement.take("check_outputs", bool, True),
         accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
@@ -250,6 +254,16 @@ def plan_of(table: Settings, default: Plan) -> Plan:
         load_limit_s=table.take_number("load_limit_s", default.load_limit_s, low=0.1),
         cooldown_s=table.take_number("cooldown_s", default.cooldown_s, low=0.0),
         retries=table.take_count("retries", default.retries, low=0),
+        plateau_s=_span(table, "plateau_s", default.plateau_s),
+        idle_s=table.take_number("idle_s", default.idle_s, low=0.1),
     )
     table.done()
     return plan
+
+
+def _span(table: Settings, key: str, default: tuple[float, float]) -> tuple[float, float]:
+    span = table.take(key, list, list(default))
+    numbers = [x for x in span if isinstance(x, int | float) and not isinstance(x, bool)]
+    if len(span) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1]:
+        raise table.error(key, f"must be [least, greatest] in seconds, got {span!r}")
+    return float(numbers[0]), float(numbers[1])

@@ -71,6 +71,12 @@ class Energy:
     plateaus: int
     net_problem: str = ""
 
+    @property
+    def read_from(self) -> str:
+        """Meter, and what its figure includes and does not."""
+        without = f", without {self.leaves_out}" if self.leaves_out else ""
+        return f"{self.source} ({self.coverage}{without})"
+
 
 def energy(measurement: Measurement, confidence: float = CONFIDENCE) -> Energy | None:
     """Energy of one inference from the plateaus that can be used; None where there is none."""
@@ -114,13 +120,23 @@ def note(measurement: Measurement) -> str:
     if found is None:
         problems = dict.fromkeys(p for _, figures in _figures(measurement) for p in figures.problems)
         return "; ".join(filter(None, (measurement.energy_note, *problems))) or NOT_READ
-    without = f", without {found.leaves_out}" if found.leaves_out else ""
     share = found.systematic_j / found.gross.value
     text = (
-        f"{found.source} ({found.coverage}{without}); active {found.active_w:.3g} W,"
+        f"{found.read_from}; active {found.active_w:.3g} W,"
         f" idle {found.idle_w:.3g} W; plateaus: {found.plateaus}; systematic ±{share:.1%}"
     )
     return f"{text}; net not resolvable: {found.net_problem}" if found.net_problem else text
+
+
+def summary(measurements: Sequence[Measurement]) -> str:
+    """Where the energy figures of a run come from, or why there are none, in a sentence or two."""
+    found = {e.source: e for e in map(energy, measurements) if e is not None}
+    if not found:
+        return "; ".join(dict.fromkeys(map(note, measurements))) or NOT_READ
+    return (
+        f"gross per inference, read from {' and '.join(e.read_from for e in found.values())}; net is what"
+        " lies above idle; intervals are the random part, the systematic one stands in `energy_note`"
+    )
 
 
 def _figures(measurement: Measurement) -> list[tuple[PowerTrace, Figures]]:

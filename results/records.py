@@ -132,8 +132,7 @@ class Plan:
         max_runs: Greatest number of timed runs in a session.
         load_limit_s: Longest time a session may take to load and run once [s].
         energy: Whether energy is measured.
-        plateau_s: Least and greatest time of runs back to back for it [s].
-        idle_s: Least time of each of the idle parts before and after them [s].
+        plateau_s: Least and greatest time of runs for it [s]; ``idle_s``: least time idle before and after.
         spread: Known spread between sessions of the target: standard deviation of the log of session
             medians; 0 where nothing is known yet.
         spread_sessions: Degrees of freedom behind ``spread``.
@@ -164,6 +163,8 @@ class Plan:
     strict: bool = False
     cooldown_s: float = 0.0
     start_below_c: float | None = None
+    plateau_s: tuple[float, float] = (10.0, 120.0)
+    idle_s: float = 10.0
 
     def __post_init__(self) -> None:
         low, high = self.sessions

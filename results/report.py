@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from results import energy
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
 from results.records import Limit, Option, Target
 from results.statistics import judge
 from results.store import Run
-from results.table import NO_ENERGY, closest_table, describe, iso, pareto_table
+from results.table import closest_table, describe, iso, pareto_table
 from results.units import show, words
 
 SHOWN_MEMBERS = 12
@@ -257,7 +258,10 @@ def _reading(known: History) -> list[str]:
         "modelled": "- **Modelled** figures are predictions; no device produced them.",
     }
     shown = [notes[origin] for origin in origins if origin in notes]
-    return ["## How to read this", "\n".join([_READING.strip(), f"- Energy: {NO_ENERGY}.", *shown])]
+    return [
+        "## How to read this",
+        "\n".join([_READING.strip(), f"- Energy: {energy.summary(measured)}.", *shown]),
+    ]
 
 
 def _provenance(known: History) -> list[str]:

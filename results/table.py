@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from results import energy
 from results.conditions import summary
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
@@ -35,14 +36,12 @@ _FRONT_COLUMNS = """
 trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
 validation_accuracy validation_accuracy_low validation_accuracy_high latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio size_bytes
-peak_memory_bytes energy_mj energy_note verdict verdict_reasons conditions plan sessions agents runs device
-board runtime runtime_version precision threads provider origin measured_at environment weights
-artifact_sha256 macs parameters trained_sha256
+peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note verdict verdict_reasons
+conditions plan sessions agents runs device board runtime runtime_version precision threads provider origin
+measured_at environment weights artifact_sha256 macs parameters trained_sha256
 """
 FRONT_COLUMNS = tuple(_FRONT_COLUMNS.split())
 """Columns of :func:`pareto`, for fronts without members too."""
-
-NO_ENERGY = "not measured: no power meter was read"
 
 
 # --------------------------------------------------------------------------- trials
@@ -160,7 +159,7 @@ def _trained_sha256(candidate: Candidate, target: str) -> str | None:
 def measurement_row(measurement: Measurement) -> dict[str, Any]:
     """The columns that a measurement fills, in the order of the CSV files."""
     verdict, memory = judge(measurement), peak_memory(measurement)
-    sessions = model_sessions(measurement)
+    sessions, joules = model_sessions(measurement), energy.energy(measurement)
     environment, ran_on, artifact = measurement.environment, measurement.ran_on, measurement.artifact
     return {
         **_columns("latency_p50_ms", latency(measurement, 0.5), 1e3),
@@ -168,8 +167,9 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "latency_ratio": latency_ratio(measurement),
         "size_bytes": artifact.size_bytes,
         "peak_memory_bytes": None if memory is None else memory.value,
-        "energy_mj": None,
-        "energy_note": NO_ENERGY,
+        **_columns("energy_mj", None if joules is None else joules.gross, 1e3),
+        "energy_net_mj": None if joules is None or joules.net is None else 1e3 * joules.net.value,
+        "energy_note": energy.note(measurement),
         "verdict": verdict.state,
         "verdict_reasons": "; ".join(verdict.reasons),
         "conditions": summary(measurement),
