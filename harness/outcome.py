@@ -78,7 +78,7 @@ def _print_closest(run: Run, target: Target, problem: Problem, console: Console)
     for error in sorted({e.error for e in evaluations(run) if e.error})[:SHOWN_CLOSEST]:
         console.print(f"  failed: {error}", highlight=False)
     for row in table.closest(run, SHOWN_CLOSEST).to_dict("records"):
-        figures = [_figure(name, row.get(name)) for name in row if str(name).startswith(METRICS)]
+        figures = [_figure(str(name), row.get(name)) for name in row if str(name).startswith(METRICS)]
         shown = ", ".join(figure for figure in figures if figure)
         console.print(f"  closest: trial {row['trial']}: {shown or 'nothing measured'}", highlight=False)
 

@@ -148,13 +148,15 @@ def _check_alike(given: Mapping[SplitName, Part], where: str) -> None:
 
 def _dealt(given: dict[SplitName, Part], where: str, dealing: Dealing) -> dict[SplitName, Part]:
     """All three splits: those missing are taken off the training data."""
-    wanted = [(name, getattr(dealing, name)) for name in ("validation", "test") if name not in given]
+    held_out: tuple[SplitName, ...] = ("validation", "test")
+    wanted = [(name, getattr(dealing, name)) for name in held_out if name not in given]
     if not wanted:
         return given
     pixels, labels = given["train"]
     owner = _assign(pixels, labels, [share for _, share in wanted], where)
     parts = dict(given)
-    for number, (name, _) in enumerate([("train", 0.0), *wanted]):
+    dealt: list[SplitName] = ["train", *(name for name, _ in wanted)]
+    for number, name in enumerate(dealt):
         rows = owner == number
         parts[name] = pixels[rows], labels[rows]
     return parts

@@ -156,7 +156,7 @@ def _composed(
     grey = rng.uniform(*recipe.brightness, (n, 1, 1, 1))
     dark = rng.uniform(*recipe.contrast, (n, 1, 1, 1))
     image = ink * grey + (1 - ink) * dark * _crops(strips, n, rng)
-    return np.rint(255 * image).astype(np.uint8)
+    return np.asarray(np.rint(255 * image), dtype=np.uint8)
 
 
 def _crops(strips: list[NDArray[np.float32]], n: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -196,4 +196,4 @@ def _sampled(
     n = np.arange(len(digits))[:, None, None]
     upper = padded[n, top, left] * (1 - beside) + padded[n, top, left + 1] * beside
     lower = padded[n, top + 1, left] * (1 - beside) + padded[n, top + 1, left + 1] * beside
-    return upper * (1 - below) + lower * below
+    return np.asarray(upper * (1 - below) + lower * below, dtype=np.float64)
