@@ -29,8 +29,9 @@ import numpy as np
 import torch
 
 from harness import plugins
-from harness.calibration import METHODS, calibrate
+from harness.calibration import calibrate
 from harness.export import agreement, compare, export, run_on_host
+from harness.quantization import METHODS
 from results.records import Fidelity
 from search.blocks import Block, GraphBuilder
 from search.datasets import load_task

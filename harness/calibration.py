@@ -8,7 +8,6 @@ Nagel et al. 2021, "A white paper on neural network quantization", section 3.1),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,13 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.folding import Operation, Weights, fold
-from harness.quantization import Calibration, Range, Ranges, as_convolutions, plausible_ranges
+from harness.quantization import (
+    METHODS,
+    Calibration,
+    Method,
+    Range,
+    Ranges,
+    as_convolutions,
+    plausible_ranges,
+)
 from results.errors import ConfigError, unknown_name
 from search.module import activate, compute
 from search.network import Conv, Dense, Network
-
-Method = Literal["min-max", "percentile", "mse"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 BATCH = 32
 TAIL = 1e-4
@@ -47,7 +51,7 @@ def calibrate(
         weights: Its trained weights.
         images: Real inputs ``(n, c, h, w)``, of the training split: those of the validation split would
             flatter the score.
-        method: One of :data:`METHODS`.
+        method: One of :data:`harness.quantization.METHODS`.
 
     Raises:
         ConfigError: If there are no images, they do not fit the network or are not finite, or the method

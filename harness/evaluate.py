@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardAgent
 from harness import checkpoints
 from harness.board import Board
-from harness.export import Exported, agreement, compare, export, run_on_host
+from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, untrained_file, worst
+from harness.export import Exported
 from harness.host import Host
-from harness.measure import Job, measure, ship
+from harness.measure import Job, measure
 from harness.progress import Watcher
+from harness.prove import compare_on_board
 from harness.study import Study
 from results.codec import from_json, to_json
-from results.errors import ArchitectureError, CandidateError, WrongOutput
+from results.errors import ArchitectureError, CandidateError
 from results.records import Evaluation, Limit, Measurement, Plan, Score, State, Target, Trial
 from results.statistics import Spread, decide, judge, value
 from results.store import Run, Store
@@ -35,7 +36,7 @@ from search.tasks import Task
 from search.training import TrainingJob, predict
 from search.training_pool import TrainingPool
 
-CHECKED_IMAGES = 16
+CHECKED_IMAGES = 8
 """Real images on which a trained file is compared with PyTorch."""
 
 SCREENS = 3
@@ -143,7 +144,7 @@ class Evaluator:
         if self._broken(known, [x for x in rig.study.limits if not x.metric.targets]):
             return "infeasible"
         for target in rig.order:
-            known.measurements[target.name] = self._screen(known.trial, target, files[target.file_format])
+            known.measurements[target.name] = self._screen(known.trial, target, files[kind_of(target)])
             rig.watcher.measured(known.trial, known.measurements[target.name])
             if self._broken(known, self._limits(target)):
                 return "infeasible"
@@ -160,19 +161,18 @@ class Evaluator:
 
     # ------------------------------------------------------------------ build
 
-    def _untrained_files(self, known: Progressing, network: Network) -> dict[str, Exported]:
+    def _untrained_files(self, known: Progressing, network: Network) -> dict[Kind, Exported]:
         weights = initial_weights(network, self.rig.study.seed)
-        formats = sorted({target.file_format for target in self.rig.order})
-        files = {file_format: export(network, weights, file_format) for file_format in formats}
+        files = {kind: untrained_file(network, weights, kind) for kind in kinds_of(self.rig.order)}
         cost = costs(network)
         known.network = {
             "macs": float(cost.macs),
             "parameters": float(cost.parameters),
             "activation_bytes": float(cost.activation_bytes),
-        } | {f"size_bytes_{name}": float(file.artifact.size_bytes) for name, file in files.items()}
+        } | {kind.size_key: float(file.artifact.size_bytes) for kind, file in files.items()}
         if self.rig.run.get("built", str(known.trial.number)) is None:
             body = {"network": known.network, "graph": network.fingerprint}
-            self.rig.run.append("built", str(known.trial.number), body)
+            self.rig.run.append_later("built", str(known.trial.number), body)
         return files
 
     # ------------------------------------------------------------------ screen
@@ -221,18 +221,19 @@ class Evaluator:
     # ------------------------------------------------------------------ train
 
     def _train(self, known: Progressing, network: Network) -> Weights:
-        key = str(known.trial.number)
-        body = self.rig.run.get("trained", key)
+        body = self.rig.run.get("trained", str(known.trial.number))
         if body is None:
-            body = self._trained(known.trial, network)
-            self.rig.run.append("trained", key, body)
+            body, weights = self._trained(known.trial, network)
+            self.rig.run.append("trained", str(known.trial.number), body)
+        else:
+            weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
-        return checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+        return weights
 
-    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
+    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights]:
         study = self.rig.study
         job = TrainingJob(
             network=network,
@@ -247,67 +248,97 @@ class Evaluator:
             job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
         )
         result = future.result()
-        return {
+        wall_s = time.monotonic() - started
+        body = {
             "accuracy": {"fp32": to_json(result.score)},
             "learning_curve": list(result.curve),
             "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
             "training_s": result.training_s,
-            "wall_s": time.monotonic() - started,
+            "wall_s": wall_s,
         }
+        return body, result.weights
 
     # ------------------------------------------------------------------ prove
 
     def _prove(self, known: Progressing, network: Network, weights: Weights) -> None:
-        """Compares the trained files with PyTorch on this host, and on the boards where asked for."""
-        formats = sorted({target.file_format for target in self.rig.order})
-        todo = [f for f in formats if self.rig.run.get("exported", f"{known.trial.number}/{f}-fp32") is None]
-        unchecked = [t for t in self.rig.order if self._needs_check(known.trial, t)]
-        if not todo and not unchecked:
-            return
-        with self.rig.host.busy():
-            images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
-            with self._torch:
-                logits = predict(network, weights, images)
-            files = {f: export(network, weights, f) for f in formats}
-            for name in todo:
-                found = compare(files[name], logits, images)
-                body = {"artifact": to_json(files[name].artifact), **to_json(found)}
-                self.rig.run.append("exported", f"{known.trial.number}/{name}-fp32", body)
-        for target in unchecked:
-            self._check_on_board(known.trial, target, files[target.file_format], images)
+        """Compares the trained files with PyTorch on this host, and on the boards where asked for.
 
-    def _needs_check(self, trial: Trial, target: Target) -> bool:
-        if not self.rig.study.check_outputs or self.rig.boards[target.device].origin == "replayed":
-            return False  # a replay computes nothing
-        return self.rig.run.get("checked", f"{trial.number}/{target.name}") is None
+        Files that do not compute in float32 are scored, too, on this host and on the validation split.
+        """
+        run, kinds = self.rig.run, kinds_of(self.rig.order)
+        stored = {kind: run.get("exported", f"{known.trial.number}/{kind.name}") for kind in kinds}
+        bodies: dict[Kind, dict[str, Any]] = {kind: body for kind, body in stored.items() if body is not None}
+        unchecked = self.rig.order if self.rig.study.check_outputs == "all" else ()
+        if len(bodies) < len(kinds) or not all(is_checked(self.rig, known.trial, t) for t in unchecked):
+            files = TrainedFiles(network, weights, self.rig.task, self.rig.study.calibration)
+            with self.rig.host.busy():
+                images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
+                with self._torch:
+                    logits = predict(network, weights, images)
+                for kind in kinds:
+                    if kind not in bodies:
+                        bodies[kind] = self._export(known.trial, files, kind, images, logits)
+            for target in unchecked:
+                kind = kind_of(target)
+                check_on_board(self.rig, known.trial, target, files.file(kind), bodies[kind]["tolerance"])
+        known.accuracy |= self._scored(known.trial, bodies)
 
-    def _check_on_board(
-        self, trial: Trial, target: Target, file: Exported, images: NDArray[np.float32]
-    ) -> None:
-        job = Job(file.artifact, file.data, target, self.rig.study.screen)
+    def _scored(self, trial: Trial, bodies: Mapping[Kind, Any]) -> dict[str, Score]:
+        """Scores of the precisions other than float32: the worst over the formats."""
+        scores: dict[str, list[Score]] = {}
+        for kind, body in bodies.items():
+            if body["score"] is not None:
+                scores.setdefault(kind.precision, []).append(from_json(Score, body["score"]))
+        accuracy = {name: worst(each, self.rig.task.maximise) for name, each in scores.items()}
+        if accuracy and self.rig.run.get("scored", str(trial.number)) is None:
+            self.rig.run.append_later("scored", str(trial.number), {"accuracy": to_json(accuracy)})
+        return accuracy
 
-        def work(agent: BoardAgent) -> NDArray[np.float32]:
-            ship(agent, [job])
-            return board_logits(agent, job, images)
+    def _export(
+        self,
+        trial: Trial,
+        files: TrainedFiles,
+        kind: Kind,
+        images: NDArray[np.float32],
+        logits: NDArray[np.float32],
+    ) -> dict[str, Any]:
+        """Proves one file, scores it where it does not compute in float32, and stores both."""
+        proof = files.prove(kind, images, logits)
+        body = {
+            "artifact": to_json(files.file(kind).artifact),
+            **to_json(proof.comparison),
+            "tolerance": proof.tolerance,
+            "score": None if kind.precision == "fp32" else to_json(files.score(kind, "validation")),
+        }
+        self.rig.run.append_later("exported", f"{trial.number}/{kind.name}", body)
+        return body
 
-        on_board = self.rig.boards[target.device].use(work, file.artifact.sha256)
-        with self.rig.host.busy():
-            found = agreement(run_on_host(file, images), on_board)
-        if not found.within_tolerance:
-            raise WrongOutput(
-                file.artifact.sha256,
-                f"{target.name} computes other numbers than this host: logits differ by up to "
-                f"{found.largest_difference:.3g} on {found.images} images",
-            )
-        self.rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
+
+def is_checked(rig: Rig, trial: Trial, target: Target) -> bool:
+    """Whether the board's outputs of a trial need no (further) look; a replay computes nothing."""
+    if rig.study.check_outputs == "none" or rig.boards[target.device].origin == "replayed":
+        return True
+    return rig.run.get("checked", f"{trial.number}/{target.name}") is not None
 
 
-def board_logits(agent: BoardAgent, job: Job, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits that the board computes, shape ``(n, classes)``."""
-    layout = images if job.artifact.file_format == "onnx" else images.transpose(0, 2, 3, 1)
-    inputs = [np.ascontiguousarray(layout, np.float32)]
-    logits: NDArray[np.float32] = agent.outputs(job.artifact, job.target, inputs, job.plan.load_limit_s)[0]
-    return logits
+def check_on_board(rig: Rig, trial: Trial, target: Target, file: Exported, tolerance: float) -> None:
+    """Compares a trained file's outputs on the board with this host's, unless that was done.
+
+    Args:
+        rig: What the study has in use.
+        trial: Whose file it is.
+        target: Where it runs.
+        file: The file.
+        tolerance: Largest difference between two machines that is rounding.
+
+    Raises:
+        WrongOutput: If they differ by more than rounding.
+    """
+    if not is_checked(rig, trial, target):
+        images = rig.task.splits().validation.take(CHECKED_IMAGES)
+        board, plan = rig.boards[target.device], rig.study.screen
+        found = compare_on_board(board, target, file, plan, images, tolerance=tolerance)
+        rig.run.append("checked", f"{trial.number}/{target.name}", to_json(found))
 
 
 def _is_near(evaluation: Evaluation, limit: Limit) -> bool:

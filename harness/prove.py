@@ -15,7 +15,9 @@ from results.records import Plan, Target
 Images = NDArray[np.float32]
 
 
-def compare_on_board(board: Board, target: Target, file: Exported, plan: Plan, images: Images) -> Comparison:
+def compare_on_board(
+    board: Board, target: Target, file: Exported, plan: Plan, images: Images, *, tolerance: float
+) -> Comparison:
     """Runs a file on a board and here, on the same images.
 
     Args:
@@ -24,6 +26,7 @@ def compare_on_board(board: Board, target: Target, file: Exported, plan: Plan, i
         file: The file.
         plan: Sets how long it may take.
         images: Shape ``(n, channels, height, width)``.
+        tolerance: Largest difference that is rounding.
 
     Raises:
         WrongOutput: If the outputs differ by more than rounding.
@@ -40,7 +43,7 @@ def compare_on_board(board: Board, target: Target, file: Exported, plan: Plan, i
         return logits
 
     found = agreement(run_on_host(file, images), board.use(work, file.artifact.sha256))
-    if not found.within_tolerance:
+    if found.largest_difference > tolerance:
         raise WrongOutput(
             file.artifact.sha256,
             f"{target.name} computes other numbers than this host: outputs differ by up to "

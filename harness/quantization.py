@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,23 @@ LARGEST_RATIO = 128.0
 
 SMALLEST_RATIO = 2.0**-30
 """Least such ratio; XNNPACK refuses convolutions below 2**-32."""
+
+
+Method = Literal["min-max", "percentile", "mse"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """How int8 files get their ranges.
+
+    Attributes:
+        images: Number of training images; none of the validation split, whose score they would flatter.
+        method: See :mod:`harness.calibration`.
+    """
+
+    images: int = 128
+    method: Method = "mse"
 
 
 @dataclass(frozen=True, eq=False)

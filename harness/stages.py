@@ -10,8 +10,10 @@ import numpy as np
 
 from harness import checkpoints
 from harness.board import Board
-from harness.evaluate import Evaluator, Rig
-from harness.export import Exported, export
+from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, untrained_file, worst
+from harness.evaluate import Evaluator, Rig, check_on_board
+from harness.export import Exported
+from harness.exporters import onnx
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
 from harness.reference import reference
@@ -37,6 +39,8 @@ CONFIRM_ROUNDS = 4
 CONFIRM_ATTEMPTS = 3
 """Times that a candidate is measured whose confirmations are invalid; the last one is stored as it is."""
 
+_FLOAT_KINDS = (Kind("onnx", "fp32"), Kind("tflite", "fp32"))
+
 QUIET_WAIT_S = 30.0
 """How long the confirmation waits for a busy board to become quiet."""
 
@@ -60,6 +64,10 @@ def prepare(rig: Rig) -> None:
     time on the board tells which target is cheapest to ask first.
     """
     rig.watcher.stage("prepare: measuring one network on every target, over fresh agents")
+    if Kind("onnx", "int8") in kinds_of(rig.study.targets) and onnx.saturates():
+        rig.watcher.note(
+            "  this host's CPU would cut off 8-bit sums; ONNX Runtime is kept from it (exact mode)"
+        )
     cost_s = {}
     for target in rig.study.targets:
         body = rig.run.get("prepared", target.name)
@@ -80,7 +88,7 @@ def prepare(rig: Rig) -> None:
 def _measure_first(rig: Rig, target: Target) -> Measurement:
     with rig.host.busy():
         network = rig.space.build(rig.space.sample(np.random.default_rng(rig.study.seed)))
-        file = export(network, initial_weights(network, rig.study.seed), target.file_format)
+        file = untrained_file(network, initial_weights(network, rig.study.seed), kind_of(target))
     board = rig.boards[target.device]
     job = Job(file.artifact, file.data, target, PREPARE_PLAN)
     measure_together(board, [job], seed=rig.study.seed)
@@ -172,6 +180,7 @@ def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, las
     for member, job in zip(members, jobs, strict=True):
         key = f"{member.evaluation.trial.number}/{member.target.name}"
         try:
+            _check(rig, member, Exported(job.artifact, job.data))
             measurement = job.measurement(board.facts, board.origin)
         except CandidateError as error:
             rig.run.append("refuted", key, {"error": str(error)})
@@ -183,17 +192,24 @@ def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, las
     return again
 
 
+def _check(rig: Rig, member: Member, file: Exported) -> None:
+    trial = member.evaluation.trial
+    exported = rig.run.get("exported", f"{trial.number}/{kind_of(member.target).name}")
+    if exported is not None:  # every trial on a front was trained and has one
+        check_on_board(rig, trial, member.target, file, exported["tolerance"])
+
+
 def _confirm_job(rig: Rig, member: Member) -> Job:
-    file = trained_file(rig, member.evaluation, member.target.file_format)
+    file = trained_files(rig, member.evaluation).file(kind_of(member.target))
     beside = reference(member.target.file_format)
     return Job(file.artifact, file.data, member.target, rig.study.confirm, reference=beside)
 
 
-def trained_file(rig: Rig, evaluation: Evaluation, file_format: str) -> Exported:
-    """The file of a trained trial, written from its checkpoint."""
+def trained_files(rig: Rig, evaluation: Evaluation) -> TrainedFiles:
+    """The files of a trained trial, written from its checkpoint."""
     network = rig.space.build(evaluation.trial.proposal.architecture)
     weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
-    return export(network, weights, file_format)
+    return TrainedFiles(network, weights, rig.task, rig.study.calibration)
 
 
 def _test(rig: Rig, number: int) -> None:
@@ -203,8 +219,13 @@ def _test(rig: Rig, number: int) -> None:
     evaluation = next(e for e in evaluations(rig.run) if e.trial.number == number)
     network = rig.space.build(evaluation.trial.proposal.architecture)
     weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
-    score = evaluate(network, weights, rig.task, "test")
-    rig.run.append("tested", str(number), {"accuracy": {"fp32": to_json(score)}})
+    scores = {"fp32": [evaluate(network, weights, rig.task, "test")]}
+    files = trained_files(rig, evaluation)
+    for kind in kinds_of(rig.study.targets):
+        if kind.precision != "fp32":
+            scores.setdefault(kind.precision, []).append(files.score(kind, "test"))
+    accuracy = {name: to_json(worst(each, rig.task.maximise)) for name, each in scores.items()}
+    rig.run.append("tested", str(number), {"accuracy": accuracy})
 
 
 def write_results(rig: Rig, folder: Path) -> None:
@@ -219,10 +240,12 @@ def write_results(rig: Rig, folder: Path) -> None:
     models = folder / "models"
     for evaluation in evaluations(rig.run):
         if evaluation.trial.number in winners:
-            for file_format in ("onnx", "tflite"):
-                file = trained_file(rig, evaluation, file_format)
-                models.mkdir(parents=True, exist_ok=True)
-                (models / f"trial{evaluation.trial.number}.{file_format}").write_bytes(file.data)
+            files = trained_files(rig, evaluation)
+            models.mkdir(parents=True, exist_ok=True)
+            for kind in {*_FLOAT_KINDS, *kinds_of(rig.study.targets)}:
+                tail = "" if kind.precision == "fp32" else f"-{kind.precision}"
+                path = models / f"trial{evaluation.trial.number}{tail}.{kind.file_format}"
+                path.write_bytes(files.file(kind).data)
 
 
 def result_paths(folder: Path) -> list[Path]:

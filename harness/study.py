@@ -9,14 +9,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.quantities import PER_TARGET, QUANTITIES, parse_limit
+from harness.quantization import METHODS, CalibrationPlan, Method
 from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
 from results.settings import Settings
 
-SCREEN = Plan("screen", sessions=(3, 8), half_width=0.03, session_s=0.08, warmup_s=0.04, min_runs=20)
+SCREEN = Plan("screen", sessions=(2, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
 CONFIRM = Plan(
     "confirm",
     sessions=(10, 20),
@@ -42,6 +43,10 @@ NIGHTLY = dataclasses.replace(
 )
 """Eight agents rather than five: the narrower the aim, the more often a session or two more are what decides,
 and an interval that stops as soon as it is narrow covers too little with few agents."""
+
+
+CHECKS = ("all", "front", "none")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,11 @@ class Study:
         limits: Hard limits.
         screen: Plan before training.
         confirm: Plan of the confirm stage.
-        check_outputs: Whether outputs are compared on the board as well.
+        check_outputs: Whose outputs are compared on the board with this host's: those of ``all`` trained
+            candidates, of the ``front`` before it is confirmed, or ``none``.
         accept_noisy: Whether fronts are confirmed on a board that is busy with other work, too.
         give_up_after_s: How long a board may be away before the run ends.
+        calibration: How int8 files get their ranges.
         source: The file as a dictionary, for the store.
     """
 
@@ -93,18 +100,21 @@ class Study:
     limits: tuple[Limit, ...]
     screen: Plan = SCREEN
     confirm: Plan = CONFIRM
-    check_outputs: bool = True
+    check_outputs: str = "front"
     accept_noisy: bool = False
     give_up_after_s: float = 600.0
+    calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:
         """Accuracy up, and the worst of the targets' costs, each by its limit where it has one, down."""
-        accuracy = Metric("accuracy", maximise=True)
+        names = tuple(target.name for target in self.targets)
+        in_float = all(target.precision == "fp32" for target in self.targets)
+        # At the targets' precisions, the worst of them; training alone tells it where all are float32.
+        accuracy = Metric("accuracy", () if in_float else names, maximise=True)
         if self.objective not in PER_TARGET:
             return Problem((accuracy, Metric(self.objective)), self.limits)
-        names = tuple(target.name for target in self.targets)
         scales = tuple(self._scale(name) for name in names) if len(names) > 1 else (1.0,)
         return Problem((accuracy, Metric(self.objective, names, scales)), self.limits)
 
@@ -120,10 +130,11 @@ def read_study(path: Path) -> Study:
         ConfigError: Naming file, table, key, value and remedy.
     """
     values = Settings.read(path).rest()
-    task = values.get("task")
-    if isinstance(task, dict) and isinstance(task.get("name"), str) and _is_path(task["name"]):
-        # Stored absolute, so that the run can be resumed from any folder.
-        values["task"] = {**task, "name": str((path.parent / Path(task["name"]).expanduser()).resolve())}
+    for what in ("task", "space"):
+        table = values.get(what)
+        if isinstance(table, dict) and isinstance(table.get("name"), str) and _is_path(table["name"]):
+            # Stored absolute, so that the run can be resumed from any folder.
+            values[what] = {**table, "name": str((path.parent / Path(table["name"]).expanduser()).resolve())}
     return study_of(values, path)
 
 
@@ -142,6 +153,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     where = str(path)
     training = top.table("training")
     measurement = top.table("measurement")
+    calibration = top.table("calibration")
     targets, limits = _targets(top)
     workers = training.take_count("workers", 2)
     objective = top.take_name("objective", QUANTITIES, "latency_p90")
@@ -167,12 +179,16 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         limits=(*limits, *_network_limits(top, where)),
         screen=plan_of(measurement.table("screen"), dataclasses.replace(SCREEN, energy=by_energy)),
         confirm=plan_of(measurement.table("confirm"), dataclasses.replace(CONFIRM, energy=energy)),
-        check_outputs=measurement.take("check_outputs", bool, True),
+        check_outputs=measurement.take_name("check_outputs", CHECKS, "front"),
         accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
+        calibration=CalibrationPlan(
+            images=calibration.take_count("images", CalibrationPlan.images),
+            method=cast(Method, calibration.take_name("method", METHODS, CalibrationPlan.method)),
+        ),
         source=dict(values),
     )
-    for settings in (top, training, measurement):
+    for settings in (top, training, measurement, calibration):
         settings.done()
     return study
 
@@ -208,7 +224,7 @@ def target_of(table: Settings) -> Target:
     return Target(
         device=table.take("device", str),
         runtime=table.take_name("runtime", FORMATS),
-        precision=table.take_name("precision", ("fp32",), "fp32"),
+        precision=table.take_name("precision", PRECISIONS, "fp32"),
         options=tuple(options.items()),
     )
 

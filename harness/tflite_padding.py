@@ -49,4 +49,5 @@ def shares_inside(layer: AvgPool, shape: Shape, out: Shape) -> NDArray[np.float6
         starts = np.arange(count) * stride - before
         inside = np.minimum(starts + kernel, size) - np.maximum(starts, 0)
         counts.append(inside / kernel)
-    return (counts[0][:, None] * counts[1])[None, :, :, None]
+    shares: NDArray[np.float64] = (counts[0][:, None] * counts[1])[None, :, :, None]
+    return shares

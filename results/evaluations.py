@@ -160,6 +160,10 @@ def _exported(known: TrialRecords, record: Record, rest: str) -> None:
     known.exported[rest] = from_json(Artifact, record.body["artifact"])
 
 
+def _scored(known: TrialRecords, record: Record, _: str) -> None:
+    known.accuracy |= _scores(record.body)
+
+
 def _told(known: TrialRecords, record: Record, _: str) -> None:
     known.state = str(record.body["state"])
     known.error = record.body["error"]
@@ -187,6 +191,7 @@ _READERS = {
     "built": _built,
     "trained": _trained,
     "exported": _exported,
+    "scored": _scored,
     "told": _told,
     "confirmed": _confirmed,
     "refuted": _refuted,

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.calibration import METHODS, calibrate, plausible, run_operations
+from harness.calibration import calibrate, plausible, run_operations
 from harness.export import Exported, agreement, compare, export, run_on_host
 from harness.exporters import onnx as onnx_exporter
 from harness.folding import Operation, fold
 from harness.proof import Trained, prove
-from harness.quantization import PROBABILITY, Calibration, as_convolutions, quantize
+from harness.quantization import METHODS, PROBABILITY, Calibration, as_convolutions, quantize
 from harness.simulation import Simulation
 from results.errors import ConfigError, ExportError
 from search.network import (

@@ -1,0 +1,106 @@
+"""The files that a study needs of a candidate: one per format and precision, before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache, cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.calibration import calibrate, plausible
+from harness.export import Exported, export, run_on_host
+from harness.folding import Weights
+from harness.proof import Proof, Trained, prove
+from harness.quantization import Calibration, CalibrationPlan
+from results.records import Score, Target
+from search.network import Network
+from search.tasks import SplitName, Task
+
+
+class Kind(NamedTuple):
+    """Format and precision of a file."""
+
+    file_format: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Name in records, such as ``onnx-int8``."""
+        return f"{self.file_format}-{self.precision}"
+
+    @property
+    def size_key(self) -> str:
+        """Name of the file's size among the costs of a network."""
+        tail = "" if self.precision == "fp32" else f"_{self.precision}"
+        return f"size_bytes_{self.file_format}{tail}"
+
+
+def kind_of(target: Target) -> Kind:
+    """The kind of file that runs on a target."""
+    return Kind(target.file_format, target.precision)
+
+
+def kinds_of(targets: Iterable[Target]) -> tuple[Kind, ...]:
+    """The kinds of files that run on targets, each once, sorted."""
+    return tuple(sorted({kind_of(target) for target in targets}))
+
+
+def untrained_file(network: Network, weights: Weights, kind: Kind) -> Exported:
+    """A file with initial weights, as good as the trained one to measure latency with.
+
+    Raises:
+        ExportError: If the format cannot express the network.
+    """
+    calibration = plausible(network, weights) if kind.precision == "int8" else None
+    return export(network, weights, *kind, calibration=calibration)
+
+
+class TrainedFiles:
+    """The files of one trained network.
+
+    Args:
+        network: The network.
+        weights: Its trained weights.
+        task: What it learnt; its training images are what int8 is calibrated on.
+        plan: How.
+    """
+
+    def __init__(self, network: Network, weights: Weights, task: Task, plan: CalibrationPlan) -> None:
+        self._network = network
+        self._weights = weights
+        self._task = task
+        self._plan = plan
+        self.file = cache(self._file)
+
+    @cached_property
+    def _ranges(self) -> Calibration:
+        images = self._task.splits().train.take(self._plan.images)
+        return calibrate(self._network, self._weights, images, self._plan.method)
+
+    def _calibration(self, kind: Kind) -> Calibration | None:
+        return self._ranges if kind.precision == "int8" else None
+
+    def _file(self, kind: Kind) -> Exported:
+        """The file of a kind.
+
+        Raises:
+            ExportError: If the format or precision cannot express the network.
+        """
+        return export(self._network, self._weights, *kind, calibration=self._calibration(kind))
+
+    def prove(self, kind: Kind, images: NDArray[np.float32], logits: NDArray[np.float32]) -> Proof:
+        """Proves a file on images with PyTorch's logits of them; errors as :func:`harness.proof.prove`."""
+        trained = Trained(self._network, self._weights, images, logits)
+        return prove(self.file(kind), trained, self._calibration(kind))
+
+    def score(self, kind: Kind, split: SplitName) -> Score:
+        """The task's metric of what this host's real runtime computes with a file."""
+        data = self._task.data[split]
+        return self._task.score(run_on_host(self.file(kind), data.images), data)
+
+
+def worst(scores: Iterable[Score], maximise: bool) -> Score:
+    """The worst of the scores of several formats: what a precision is known by."""
+    return (min if maximise else max)(scores, key=lambda score: score.value)
