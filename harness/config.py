@@ -29,6 +29,7 @@ from results.records import Measurement
 from results.store import Run, Store
 from search.datasets import load_task
 from search.space import SearchSpace
+from search.space_file import space_file
 from search.strategy import Strategy
 from search.tasks import Task
 from search.training_pool import TrainingPool
@@ -48,10 +49,18 @@ COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "in
 
 def space_of(study: Study, task: Task) -> SearchSpace:
     """The search space of a study, for images of the task's shape."""
-    kind = plugins.load("spaces", study.space.name).Space
+    kind = _space_kind(study.space.name)
     _check_options(kind, study.space, "space")
     space: SearchSpace = kind(input_shape=task.input_shape, classes=task.classes, **study.space.options)
     return space
+
+
+def _space_kind(name: str) -> type[Any]:
+    """The class of a space: a plug-in's, or that of a Python file of the user's."""
+    if Path(name).suffix == ".py":
+        return space_file(Path(name))
+    kind: type[Any] = plugins.load("spaces", name).Space
+    return kind
 
 
 def strategy_of(study: Study, space: SearchSpace) -> Strategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from results.errors import BoardwiseError, DataError
+from results.errors import BoardwiseError, ConfigError, DataError
 from search.arrays import Dealing, splits_of
 from search.tasks import Task, TaskFile
 
@@ -25,7 +26,7 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
     Raises:
         DataError: If the file does not define a usable task; what its own code raised is quoted.
     """
-    module = _executed(path)
+    module = executed(path, DataError)
     if _function(module, "data", path) is None:
         raise DataError(f"{path}: defines no function data()")
     loss, measure, trainer = (_function(module, name, path) for name in ("loss", "metric", "train"))
@@ -54,10 +55,16 @@ def last_lines(error: BaseException, lines: int = 6) -> str:
     return "\n".join(text[-lines:])
 
 
-def _executed(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"boardwise_task_{path.stem}", path)
+def executed(path: Path, kind: type[ConfigError]) -> ModuleType:
+    """The module that a user's Python file defines; the error is of the kind asked for.
+
+    Raises:
+        ConfigError: If it cannot be executed, with the end of the traceback.
+    """
+    name = f"boardwise_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise DataError(f"{path}: cannot be loaded as Python")
+        raise kind(f"{path}: cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
     try:
@@ -65,7 +72,7 @@ def _executed(path: Path) -> ModuleType:
     except BoardwiseError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: cannot be executed:\n{last_lines(error)}") from error
+        raise kind(f"{path}: cannot be executed:\n{last_lines(error)}") from error
     return module
 
 
