@@ -121,14 +121,14 @@ class LiveWatcher(Watcher):
     def _header(self) -> str:
         columns = "".join(f"  {label:<{CELL}}" for label in labels(self._targets))
         cost = self._cost.replace("latency_", "") + " with its 95 % interval; ~ noisy, ! invalid"
-        return f"{'trial':>7}  {'accuracy':<12}{columns}  front so far   ({cost})"
+        return f"{'trial':>7}  {'accuracy':<12}{columns}  front so far, time left   ({cost})"
 
     def _line(self, evaluation: Evaluation) -> Text:
         line = Text(f"{evaluation.trial.number + 1}/{self._trials}".rjust(7))
         line.append("  " + self._accuracy_cell(evaluation).ljust(12))
         for target in self._targets:
             line.append("  ").append_text(self._target_cell(evaluation, target))
-        line.append("  " + self._front())
+        line.append(f"  {self._front()}, {self._left()} left")
         if evaluation.error:
             line.append(f"\n         {evaluation.error}", style="red")
         return line

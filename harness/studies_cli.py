@@ -17,6 +17,7 @@ from devices.registry import Lab
 from harness import config, stages
 from harness.config import STORE
 from harness.host_trust import ask_secret
+from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
 from harness.study import Study, read_study, study_of
 from results.codec import to_json
@@ -109,6 +110,9 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: 
     watcher = _watcher(args, study)
     with store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
+        watcher.stage("preflight: is every board fit to be measured?")
+        for name in dict.fromkeys(target.device for target in study.targets):
+            look_at(lab.entry(name), f"boardwise study {study.name}", watcher, ask_secret())
         try:
             with config.open_rig(study, lab, store, run, watcher, ask_secret=ask_secret()) as rig:
                 strategy = config.strategy_of(study, rig.space)

@@ -1,0 +1,44 @@
+"""Looks at a study's boards before it begins: refuses what no measurement may ignore, says the rest."""
+
+from __future__ import annotations
+
+from devices.agent_client import AgentClient
+from devices.device import AskSecret, DeviceEntry, connect
+from devices.preflight import check, examine, refuse
+from harness.config import switch_of
+from harness.progress import Watcher
+
+
+def look_at(entry: DeviceEntry, holder: str, watcher: Watcher, ask_secret: AskSecret | None) -> None:
+    """Examines a board over a connection of its own, which is closed again.
+
+    Args:
+        entry: The device; one that replays is no board and is passed over.
+        holder: What others are told who find the board taken.
+        watcher: Told what is not as it should be but refuses nothing.
+        ask_secret: Asks for passphrases and passwords.
+
+    Raises:
+        PreflightError: If the board may not be measured as it is, with the remedies.
+        BoardError: If it cannot be reached.
+    """
+    if entry.connection == "replay":
+        return
+    switch = switch_of(entry)
+    if switch is not None:
+        switch.on()
+    with connect(entry, ask_secret=ask_secret) as connection:
+        results = check(
+            examine(
+                connection,
+                entry,
+                lambda c: AgentClient.start(
+                    c, python=entry.python, directory=entry.directory, holder=holder, root=entry.root
+                ),
+            )
+        )
+    refuse(entry.name, results)
+    for result in results:
+        if result.state == "warning":
+            remedy = result.remedy.replace("NAME", entry.name)
+            watcher.note(f"  {entry.name}: {result.name}: {result.found}, wanted {result.wanted}; {remedy}")
