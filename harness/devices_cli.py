@@ -292,12 +292,20 @@ def _print_facts(entry: DeviceEntry, facts: BoardFacts, as_json: bool) -> None:
         ("Python", facts.python),
         ("runtimes", ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"),
         ("governor", facts.governor),
-        ("meters", ", ".join(facts.meters) or "none found"),
+        ("meters", _meters(entry, facts)),
         ("energy", board.energy),
         ("disk", f"{_megabytes(facts.disk_free_bytes)} free"),
         ("unit", facts.unit),
     ]
     _print_table(("", entry.name), rows)
+
+
+def _meters(entry: DeviceEntry, facts: BoardFacts) -> str:
+    """The meter of the lab file, those of the board, and why others cannot be read."""
+    known = [f"{entry.meter['kind']} (lab file)"] if entry.meter else []
+    known += facts.meters
+    problems = [f"{name} cannot be read: {problem}" for name, problem in facts.meter_problems.items()]
+    return "; ".join([", ".join(known) or "none that can be read", *problems])
 
 
 def _megabytes(size_bytes: int) -> str:

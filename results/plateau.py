@@ -33,9 +33,9 @@ TIME_CONSTANTS_PER_BATCH = 3.0
 ENOUGH_CODES = 20
 """Distinct steps of the meter from which on noise averages over them."""
 
-PERIODS_OF_A_GAP = 3.0
+PERIODS_OF_A_GAP = 4.0
 GAP_SHARE = 0.01
-"""Gaps of three periods may cover one percent of a span."""
+"""Gaps of three periods, and one more for the random moments of reading, may cover one percent of a span."""
 
 CERTAIN = 0.9973
 """Confidence of three standard deviations, at which halves and idle parts must agree."""
@@ -287,7 +287,7 @@ class _Power:
         return len(np.unique(np.round(self._powers[inside] / self._step_w)))
 
     def gap_share(self, span: Span) -> float:
-        """Share of a span that lies in gaps of more than three periods."""
+        """Share of a span that lies in long gaps."""
         gaps = np.diff(self._times)
         long = gaps > PERIODS_OF_A_GAP * self.period_s
         covered = np.minimum(self._times[1:], span[1]) - np.maximum(self._times[:-1], span[0])
