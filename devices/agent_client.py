@@ -185,6 +185,7 @@ class AgentClient(BoardAgent):
         root: str = "/",
         cache_bytes: int = CACHE_BYTES,
         owns_connection: bool = False,
+        steady: bool = False,
     ) -> Self:
         """Brings the agent to the board if it is not there, and starts it.
 
@@ -196,6 +197,7 @@ class AgentClient(BoardAgent):
             root: Where the board's file tree starts, for what is read from ``/proc`` and ``/sys``.
             cache_bytes: Most that the model files on the board may take.
             owns_connection: Whether closing the agent closes the connection.
+            steady: Whether the board's frequency governor is set to ``performance`` while the agent lives.
 
         Raises:
             BoardHeld: If somebody else measures there.
@@ -212,6 +214,7 @@ class AgentClient(BoardAgent):
             "root": root,
             "holder": f"{holder}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}",
             "cache_bytes": cache_bytes,
+            "steady": steady,
         }
         channel = connection.open([python, path, json.dumps(settings)])
         conversation = Conversation(connection.device, channel)

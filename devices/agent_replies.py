@@ -98,6 +98,7 @@ class BoardFacts:
         meter_problems: Those that it has and that cannot be read, with what mends it.
         boot_id: See :class:`Hello`.
         disk_free_bytes: Free in the agent's directory.
+        settings: What else decides how fast it is: power mode, turbo, locked clocks.
         emulated: Profile, emulator and clock of an emulated board; empty on a physical one.
     """
 
@@ -118,6 +119,7 @@ class BoardFacts:
     disk_free_bytes: int
     emulated: str = ""
     meter_problems: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _within(1, 1 << 16, cpus=self.cpus)

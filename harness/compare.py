@@ -45,9 +45,10 @@ def compare_command(args: argparse.Namespace) -> int:
     if a.file.artifact.file_format != b.file.artifact.file_format:
         raise ConfigError(f"{a.name} and {b.name} are files of two formats, so no one target runs both")
     target = _target(args, a)
-    entry = Lab.load(args.lab).entry(args.on)
+    lab = Lab.load(args.lab)
+    entry = lab.entry(args.on)
     board = config.board_of(
-        entry, "boardwise compare", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S
+        entry, "boardwise compare", Host(), ask_secret=ask_secret(), give_up_after_s=PATIENCE_S, lab=lab
     )
     agents = args.agents or PLAN.agents
     plan = replace(PLAN, agents=agents, sessions=(2 * agents, 2 * agents))

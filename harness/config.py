@@ -205,7 +205,12 @@ def _machine(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> R
         if switch is not None:
             switch.on()
         agent = AgentClient.start(
-            connection, python=entry.python, directory=entry.directory, holder=holder, root=entry.root
+            connection,
+            python=entry.python,
+            directory=entry.directory,
+            holder=holder,
+            root=entry.root,
+            steady=True,
         )
         return agent if switch is None else switch.attended(agent)
 

@@ -157,6 +157,7 @@ def environment(facts: BoardFacts, target: Target, ran_on: RanOn) -> Environment
         "python": facts.python,
         "cpus": str(facts.cpus),
         "governor": facts.governor or "unknown",
+        **{f"setting {key}": value for key, value in facts.settings.items()},
         "runtime": ran_on.runtime,
         "runtime_version": ran_on.version,
         # Without how much of this very network it took: that is the network's, not the environment's.
@@ -224,7 +225,8 @@ def _reference_job(job: Job) -> Job:
     file = job.reference
     if file is None:
         raise ValueError("the job has no reference")
-    plan = replace(job.plan, max_runs=max(job.plan.min_runs, min(job.plan.max_runs, REFERENCE_RUNS)))
+    runs = max(job.plan.min_runs, min(job.plan.max_runs, REFERENCE_RUNS))
+    plan = replace(job.plan, max_runs=runs, energy=False)
     return Job(file.artifact, file.data, job.target, plan)
 
 

@@ -191,6 +191,7 @@ def _measure(night: Night, lab: Lab) -> None:
                 host,
                 ask_secret=ask_secret(),
                 give_up_after_s=night.plan.give_up_after_s,
+                lab=lab,
             )
             stack.callback(board.close)
             try:

@@ -124,10 +124,14 @@ def _drift_remarks(runs: Sequence[tuple[float, ...]]) -> Iterator[Remark]:
 
 
 def _regime_remarks(runs: Sequence[tuple[float, ...]]) -> Iterator[Remark]:
-    """One session in five, and two where there are two, so that a chance finding is not enough."""
+    """One session in five, and two where there are two, so that a chance finding is not enough; and both
+    regimes must have their least weight in all sessions together."""
     found = [r for r in map(regimes, runs) if r is not None]
-    if len(found) >= max(min(2, len(runs)), REGIME_SHARE * len(runs)):
-        fast_s, slow_s, share = np.median([(r.fast_s, r.slow_s, r.slow_share) for r in found], axis=0)
+    if found and len(found) >= max(min(2, len(runs)), REGIME_SHARE * len(runs)):
+        fast_s, slow_s = np.median([(r.fast_s, r.slow_s) for r in found], axis=0)
+        share = float(np.mean([np.mean(np.array(each) > math.sqrt(fast_s * slow_s)) for each in runs]))
+        if not LEAST_WEIGHT <= share <= 1 - LEAST_WEIGHT:
+            return
         yield Remark(
             "noisy",
             f"two regimes, {1e3 * fast_s:.4g} ms and for {share:.0%} of the runs {1e3 * slow_s:.4g} ms"

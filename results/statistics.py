@@ -2,9 +2,10 @@
 
 **Sessions, not samples.**  Runs within one process share its memory layout, its core and its warm-up, so
 an interval over pooled runs covers the truth about half the time.  The figure of a session is the quantile
-of its runs (Hyndman & Fan 1996, type 7), and the interval is a t-interval over the logarithms of those
-figures; where a plan spreads sessions over several agents, whose forked children share one address layout,
-over the means per agent.  The value is the centre of that interval, so the geometric mean of the sessions.
+of its runs (Hyndman & Fan 1996, type 8, which is median-unbiased), and the interval is a t-interval over the
+logarithms of those figures; where a plan spreads sessions over several agents, whose forked children share
+one address layout, over the means per agent.  The value is the centre of that interval, so the geometric
+mean of the sessions.
 
 **Known spread.**  What a target's sessions varied by before (``Plan.spread`` with ``spread_sessions``
 degrees of freedom) is pooled with what the K sessions at hand vary by::
@@ -231,8 +232,8 @@ def _session_logs(sessions: Sequence[Session], quantile: float) -> tuple[Floats,
 
 
 def _quantile(ordered: Floats, quantile: float) -> float:
-    """Type 7; strategies ask for thousands, and numpy's general function takes ten times as long."""
-    place = (len(ordered) - 1) * quantile
+    """Type 8; strategies ask for thousands, and numpy's general function takes ten times as long."""
+    place = min(max(quantile * (len(ordered) + 1 / 3) - 2 / 3, 0.0), len(ordered) - 1.0)
     i = min(int(place), len(ordered) - 2) if len(ordered) > 1 else 0
     low, high = ordered[i], ordered[min(i + 1, len(ordered) - 1)]
     return float(low + (place - i) * (high - low))

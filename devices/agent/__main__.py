@@ -2,7 +2,8 @@
 
 Started as ``python3 agent-<hash>.zip SETTINGS``, where SETTINGS is a JSON object: ``agent`` (hash of the
 archive), ``directory`` (where files are kept), ``root`` (where the board's file tree starts), ``holder``
-(who is asking) and ``cache_bytes``.  Standard library only, Python >= 3.8.
+(who is asking), ``cache_bytes`` and ``steady`` (whether the frequency governor is set for measuring).
+Standard library only, Python >= 3.8.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Dict, Tuple
 
 from . import board_lock, facts, messages, processes
 from .cache import Cache
+from .governor import Governor
 from .server import Server
 
 
@@ -31,11 +33,17 @@ def main() -> int:
     if held_by is not None:
         _greet(outgoing, {"held": held_by})
         return 1
+    governor = Governor(settings["root"], directory)
+    if settings.get("steady"):
+        governor.set()
     cache = Cache(os.path.join(directory, "artifacts"), settings["cache_bytes"])
     server = Server(incoming, outgoing, woken, directory=directory, root=settings["root"], cache=cache)
     gc.freeze()
     _greet(outgoing, {"hello": _hello(settings)})
-    server.run()
+    try:
+        server.run()
+    finally:
+        governor.close()
     return 0
 
 

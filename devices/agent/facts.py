@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional
 from . import metering
 from .cpus import clusters
 from .files import field_of, read_text
+from .governor import clock_settings
 from .packages import installed_runtimes
 
 
@@ -40,6 +41,7 @@ def probe(root: str, directory: str) -> Dict[str, Any]:
         "meter_problems": {name: each.problem for name, each in found.items() if each.problem},
         "boot_id": boot_id(root),
         "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+        "settings": clock_settings(root),
         "emulated": _emulated(root),
     }
 
