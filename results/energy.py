@@ -121,8 +121,11 @@ def note(measurement: Measurement) -> str:
         problems = dict.fromkeys(p for _, figures in _figures(measurement) for p in figures.problems)
         return "; ".join(filter(None, (measurement.energy_note, *problems))) or NOT_READ
     share = found.systematic_j / found.gross.value
+    # An emulated board's sensors show a model of power; nothing there draws any.
+    emulated = measurement.environment.get("emulated", "")
+    modelled = "modelled, not measured (emulated board): " if emulated else ""
     text = (
-        f"{found.read_from}; active {found.active_w:.3g} W,"
+        f"{modelled}{found.read_from}; active {found.active_w:.3g} W,"
         f" idle {found.idle_w:.3g} W; plateaus: {found.plateaus}; systematic ±{share:.1%}"
     )
     return f"{text}; net not resolvable: {found.net_problem}" if found.net_problem else text

@@ -37,8 +37,8 @@ trial front nominal confirmed limits architecture accuracy accuracy_low accuracy
 validation_accuracy validation_accuracy_low validation_accuracy_high latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio size_bytes
 peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note verdict verdict_reasons
-conditions plan sessions agents runs device board runtime runtime_version precision threads provider origin
-measured_at environment weights artifact_sha256 macs parameters trained_sha256
+conditions plan sessions agents runs device board emulated runtime runtime_version precision threads provider
+origin measured_at environment weights artifact_sha256 macs parameters trained_sha256
 """
 FRONT_COLUMNS = tuple(_FRONT_COLUMNS.split())
 """Columns of :func:`pareto`, for fronts without members too."""
@@ -179,6 +179,7 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "runs": sum(len(s.durations_s) for s in sessions),
         "device": measurement.target.device,
         "board": environment.get("model"),
+        "emulated": environment.get("emulated", ""),
         "runtime": ran_on.runtime,
         "runtime_version": ran_on.version,
         "precision": artifact.precision,

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the tests need beyond Python packages: a real OpenSSH server and client, PostgreSQL's
-# server programs.  With the argument "ssh", only the first (for the demo).
+# server programs, QEMU.  With the argument "ssh" or "qemu", what `make demo` or `make demo-arm` needs.
 set -eu
-export PATH="$PATH:/usr/sbin:/usr/local/sbin"
+export PATH="$PATH:/usr/sbin:/sbin:/usr/local/sbin"
 need=""
 lacks() { ! command -v "$1" >/dev/null 2>&1; }
 if lacks ssh || lacks ssh-agent || lacks ssh-keygen; then need="$need openssh-client"; fi
@@ -10,12 +10,13 @@ if lacks sshd; then need="$need openssh-server"; fi
 if [ "${1:-all}" = all ]; then
   if lacks initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then need="$need postgresql"; fi
 fi
-# Emulated boards (tests marked qemu): what runs them and what builds their image.
-sbin="$PATH:/usr/sbin:/sbin:/usr/local/sbin"
-for pair in qemu-system-aarch64:qemu-system-arm qemu-img:qemu-utils fakeroot:fakeroot mke2fs:e2fsprogs; do
-  PATH="$sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
-done
-[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need="$need debian-archive-keyring"
+if [ "${1:-all}" != ssh ]; then
+  # Emulated boards (tests marked qemu): what runs them and what builds their image.
+  for pair in qemu-system-aarch64:qemu-system-arm qemu-img:qemu-utils fakeroot:fakeroot mke2fs:e2fsprogs; do
+    if lacks "${pair%%:*}"; then need="$need ${pair##*:}"; fi
+  done
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need="$need debian-archive-keyring"
+fi
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ]; then run=""; elif sudo -n true 2>/dev/null; then run="sudo -n"; else
   echo "missing:$need; install with: sudo apt-get install$need" >&2; exit 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -10,14 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from devices.agent.meters import ina3221
 from devices.device import DeviceEntry
 from devices.emulation import cpio, host_programs, kernel, locking
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.debian import Package
 from devices.emulation.image import Image
 from devices.emulation.looks import first_files, tree
+from devices.emulation.looks import shown as look
 from devices.emulation.machine import free_port, require_free
 from devices.emulation.places import CACHE, alone, board_folder, emulation_folder
+from devices.emulation.power_model import (
+    PowerModel,
+    constant,
+    energy_j,
+    heat,
+    ramp,
+    sensor_gap,
+    states,
+)
 from devices.emulation.recipe import profile, profiles, recipes
 from devices.emulation.resting import turn
 from devices.power_switch import PowerSwitch
@@ -229,3 +242,63 @@ def test_a_name_that_is_another_devices_is_not_taken(
     lab.write_text('[devices.pi4]\naddress = "pi@desk"\n')
     assert cli.main(["devices", "emulate", "pi4", "--lab", str(lab)]) == 1
     assert "another device, at pi@desk; choose another name with --name" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- sensors
+
+MODEL = PowerModel(2.0, 6.0, 5.0, 50.0, 25.0, 80.0, "VDD_IN")
+
+
+def test_a_constant_load_ends_at_the_temperature_of_its_power() -> None:
+    shown = list(states(MODEL, constant(1.0, 1000.0)))
+    assert shown[0].temperature_c == 25.0 + 5.0 * 2.0
+    assert shown[-1].temperature_c == pytest.approx(25.0 + 5.0 * 6.0, abs=1e-3)
+    after = next(s for s in shown if s.at_s >= 50.0)
+    assert after.temperature_c == pytest.approx(55.0 - 20.0 * math.exp(-1), abs=0.05), "one time constant"
+    assert energy_j(shown) == pytest.approx(6.0 * 1000.0)
+
+
+def test_the_energy_of_a_ramp_is_that_of_its_mean() -> None:
+    assert energy_j(list(states(MODEL, ramp(0.0, 1.0, 10.0)))) == pytest.approx(10.0 * (2.0 + 6.0) / 2)
+
+
+def test_hot_air_makes_it_throttle_and_recover() -> None:
+    shown = list(states(MODEL, heat(55.0, 600.0)))
+    assert not shown[0].throttled
+    hot = [s for s in shown if s.throttled]
+    assert hot
+    assert hot[0].power_w == 2.0 + 0.5 * 4.0
+    assert max(s.temperature_c or 0.0 for s in shown) < 80.0 + 0.2
+    assert any(a.throttled and not b.throttled for a, b in itertools.pairwise(shown))
+
+
+def test_a_gap_silences_the_sensors_for_its_time_alone() -> None:
+    shown = list(states(MODEL, sensor_gap(0.5, 3.0, (1.0, 2.0))))
+    silent = [s.at_s for s in shown if s.power_w is None]
+    assert silent[0] == pytest.approx(1.0)
+    assert silent[-1] == pytest.approx(1.9)
+    files = look(profile("orin-nano"), 1, next(s for s in shown if s.power_w is None))
+    assert [path for path, text in files.items() if text is None] == [
+        "sys/class/thermal/thermal_zone0/temp",
+        "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0/in1_input",
+        "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0/curr1_input",
+    ]
+
+
+def test_a_load_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1, got 2"):
+        list(states(MODEL, constant(2.0, 1.0)))
+
+
+def test_the_agents_own_meter_reads_the_tree(tmp_path: Path) -> None:
+    one = profile("orin-nano")
+    for path, text in tree(one, 1).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    meter = ina3221.open_meter(str(tmp_path), {"rails": ""})
+    try:
+        samples = [sample for _ in range(3) for sample in meter.read()]
+    finally:
+        meter.close()
+    assert samples
+    assert all(watts == pytest.approx((one.power.idle_w,), rel=1e-3) for _, watts in samples)

@@ -16,6 +16,8 @@ from devices.device import DeviceEntry, connect
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.machine import Machine
 from devices.emulation.places import CACHE
+from devices.emulation.power_model import heat
+from devices.emulation.recipe import profile
 from harness.config import board_of
 from harness.host import Host
 from harness.measure import Job, measure
@@ -87,7 +89,9 @@ def test_figures_repeat_over_cold_boots_and_carry_their_label(emulated_board: St
         assert facts["model"] == "Raspberry Pi 4 Model B Rev 1.4 (emulated)"
         assert facts["governor"] == "performance"
         conditions = first[runtime].sessions[0].conditions
-        assert conditions.temperature_before_c == 45.0
+        assert conditions.temperature_before_c == pytest.approx(
+            profile("pi4").power.rest.temperature_c, abs=0.01
+        )
         assert conditions.clock_before_hz == 1.8e9
         assert conditions.throttle_events == 0
         assert latency(first[runtime], 0.5) is not None
@@ -151,6 +155,16 @@ def test_faults_end_in_the_right_errors_and_the_board_recovers(pi4: EmulatedBoar
         pi4.power_cycle()
     with connect(entry) as connection:
         assert connection.run(["cat", "/run/board/proc/sys/kernel/random/boot_id"]).stdout != before
+
+
+def test_a_script_shows_on_the_sensors_and_in_the_session(pi4: EmulatedBoard) -> None:
+    pi4.play(heat(80.0, 30.0))
+    with connect(pi4.entry) as connection:
+        path = "/run/board/sys/class/thermal/thermal_zone0/temp"
+        assert int(connection.run(["cat", path]).stdout) > 80_000
+    conditions = measured(pi4.entry, ("tflite",))["tflite"].sessions[0].conditions
+    assert conditions.throttle_events, "the air is hotter than the board may be"
+    assert conditions.clock_before_hz == profile("pi4").clocks_hz[0]
 
 
 def test_a_measurement_survives_the_end_of_qemu(pi4: EmulatedBoard) -> None:

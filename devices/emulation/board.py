@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal, Self
 
 from devices.connection import Completed
@@ -23,11 +24,20 @@ from devices.emulation.first_boot import BOOT_LIMIT_S, as_root, entry, finish, o
 from devices.emulation.host_programs import TO_RUN, qemu_version, require
 from devices.emulation.image import Image, build
 from devices.emulation.places import alone, board_folder
+from devices.emulation.power_model import Script, states
 from devices.emulation.recipe import profile, recipes
 from devices.emulation.saved_state import key_of, saved_state
 from results.errors import BoardError, ConfigError, ConnectionLost
 
 Start = Literal["state", "cold"]
+
+_FEEDER = Path(__file__).with_name("feeder.py")
+
+_PLAY = (
+    'kill "$(cat /run/feeder.pid)" 2> /dev/null\n'
+    "setsid python3 -I -S /run/feeder.py /run/script.json < /dev/null > /run/feeder.log 2>&1 &\n"
+    "echo $! > /run/feeder.pid"
+)
 
 _SETTLE = r"""
 import fcntl, os, sys
@@ -223,6 +233,27 @@ class EmulatedBoard:
     def free_disk(self) -> None:
         """Takes back what :meth:`fill_disk` did."""
         self.root("rm", "-f", "/var/lib/full")
+
+    def play(self, script: Script) -> None:
+        """Shows a script on its sensors, by the board's own clock; returns when that has begun.
+
+        A script costs the board a little time at each step; figures to be compared need the same one.
+
+        Raises:
+            ConfigError: If the script asks for a load that there is not.
+        """
+        rows: list[tuple[float, dict[str, str | None]]] = []
+        known: dict[str, str | None] = {}
+        for state in states(self.hardware.profile.power, script):
+            files = looks.shown(self.hardware.profile, self.hardware.cpus, state)
+            changed = {f"{looks.ROOT}/{p}": t for p, t in files.items() if p not in known or known[p] != t}
+            known |= files
+            rows.append((state.at_s, changed))
+        data = json.dumps([row for row in rows if row[1]])
+        with connect(as_root(self._entry(self.image()))) as connection:
+            connection.put(_FEEDER.read_bytes(), "/run/feeder.py")
+            connection.put(data.encode(), "/run/script.json")
+        self.root("sh", "-c", _PLAY)
 
     def skew_clock(self, by_s: float) -> None:
         """Sets its clock wrong by ``by_s``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from devices.emulation import cpio
 from devices.emulation.image import Image
+from devices.emulation.power_model import State
 from devices.emulation.recipe import Profile
 
 ROOT = "/run/board"
@@ -22,7 +23,9 @@ TEMPERATURE = "sys/class/thermal/thermal_zone0/temp"
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 CLOCK = "sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq"
 SERIAL = "proc/device-tree/serial-number"
-IDLE_C = 45.0
+_THROTTLED_BIT = 0x4  # of the firmware of Raspberry Pi boards
+SENSOR = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0"
+RAIL_V = 5.0
 
 
 def tree(profile: Profile, cpus: int) -> dict[str, str]:
@@ -37,17 +40,36 @@ def tree(profile: Profile, cpus: int) -> dict[str, str]:
         "proc/device-tree/model": f"{profile.model} (emulated)\0",
         SERIAL: "0000000000000000\0",
         "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
-        TEMPERATURE: f"{1000 * IDLE_C:.0f}\n",
-        THROTTLED: "0\n",
     }
+    if profile.power.rail:
+        files |= {
+            f"{SENSOR}/name": "ina3221\n",
+            f"{SENSOR}/in1_label": f"{profile.power.rail}\n",
+            f"{SENSOR}/in1_enable": "1\n",
+            f"{SENSOR}/shunt1_resistor": "5000\n",
+        }
+    files |= {path: text or "" for path, text in shown(profile, cpus, profile.power.rest).items()}
     for cpu in range(cpus):
         folder = f"sys/devices/system/cpu/cpu{cpu}/cpufreq"
         files |= {
             f"{folder}/cpuinfo_min_freq": f"{low_hz // 1000}\n",
             f"{folder}/cpuinfo_max_freq": f"{high_hz // 1000}\n",
-            f"{folder}/scaling_cur_freq": f"{high_hz // 1000}\n",
             f"{folder}/scaling_governor": "performance\n",
         }
+    return files
+
+
+def shown(profile: Profile, cpus: int, state: State) -> dict[str, str | None]:
+    """Files in which a state shows, path to content; None for a sensor that cannot be read."""
+    low_hz, high_hz = profile.clocks_hz
+    clock = f"{(low_hz if state.throttled else high_hz) // 1000}\n"
+    warm = None if state.temperature_c is None else f"{1000 * state.temperature_c:.0f}\n"
+    files: dict[str, str | None] = {CLOCK.format(cpu=cpu): clock for cpu in range(cpus)}
+    files |= {TEMPERATURE: warm, THROTTLED: f"{_THROTTLED_BIT if state.throttled else 0:x}\n"}
+    if profile.power.rail:
+        silent = state.power_w is None
+        files[f"{SENSOR}/in1_input"] = None if silent else f"{1000 * RAIL_V:.0f}\n"
+        files[f"{SENSOR}/curr1_input"] = None if silent else f"{1000 * (state.power_w or 0.0) / RAIL_V:.0f}\n"
     return files
 
 

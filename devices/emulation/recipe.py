@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from devices.emulation.power_model import PowerModel
 from results.errors import ConfigError, unknown_name
 from results.settings import Settings
 
@@ -76,6 +77,7 @@ class Profile:
         memory_bytes: Memory.
         model: Device-tree model that it shows; ``(emulated)`` is added.
         clocks_hz: Lowest and highest clock that it shows.
+        power: What its sensors show.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Profile:
     memory_bytes: int
     model: str
     clocks_hz: tuple[int, int]
+    power: PowerModel
 
 
 def recipes() -> dict[str, Recipe]:
@@ -122,12 +125,24 @@ def _recipe(path: Path) -> Recipe:
     return recipe
 
 
+def _power(table: Settings) -> PowerModel:
+    names = ("idle_w", "busy_w", "resistance_c_per_w", "time_constant_s", "ambient_c", "soft_limit_c")
+    numbers = {name: table.take(name, float) for name in names}
+    model = PowerModel(**numbers, rail=table.take("rail", str, ""))
+    table.done()
+    return model
+
+
 def _profile(path: Path) -> Profile:
     top = Settings.read(path)
     values = {key: top.take(key, str) for key in ("title", "recipe", "cpu", "model")}
     low, high = top.take("clocks_hz", list)
     read = Profile(
-        path.stem, **values, memory_bytes=top.take_count("memory_bytes", 0), clocks_hz=(int(low), int(high))
+        path.stem,
+        **values,
+        memory_bytes=top.take_count("memory_bytes", 1 << 29),
+        clocks_hz=(int(low), int(high)),
+        power=_power(top.table("power")),
     )
     top.done()
     if read.recipe not in recipes():
