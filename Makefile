@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint
+.PHONY: install demo demo-arm test lint
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Boardwise needs Python 3.11 or newer; set PYTHON=...")'
@@ -17,6 +17,9 @@ install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
+
+demo-arm: $(VENV)/.installed
+	$(BIN)/python -m examples.demo_arm
 
 test: $(VENV)/.installed
 	sh tests/prepare.sh

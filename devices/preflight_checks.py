@@ -180,6 +180,8 @@ def _throttled(board: Examined) -> Finding:
 
 
 def _clock(board: Examined) -> Finding:
+    if board.facts is not None and board.facts.emulated:
+        return "not compared: an emulated board's clock stands still while it is paused", None
     ahead_s = board.clock_ahead_s
     word = "ahead of" if ahead_s > 0 else "behind"
     return f"{abs(ahead_s):.0f} s {word} this host", abs(ahead_s) <= CLOCK_LIMIT_S

@@ -196,6 +196,9 @@ class _Build:
         shutil.rmtree(final.folder, ignore_errors=True)
         image.folder.rename(final.folder)
         locking.write(locking.path(_folder(), self.recipe), lock)
+        for old in _folder().glob(f"{self.recipe.name}-????????????????"):
+            if old != final.folder:
+                shutil.rmtree(old, ignore_errors=True)  # a board that still runs has its files open
         return final
 
     def _kernel(self, apt: PrivateApt, lock: locking.Lock, image: Image) -> None:

@@ -78,7 +78,8 @@ def saved_state(image: Image, hardware: Hardware, say: Callable[[str], None]) ->
     Raises:
         ConnectionLost: If the board does not boot.
     """
-    title = f"{hardware.profile.name}-{hardware.clock}-{key_of(image, hardware)}"
+    kind = f"{hardware.profile.name}-{hardware.clock}-{hardware.cpus}"
+    title = f"{kind}-{key_of(image, hardware)}"
     states = emulation_folder() / "states"
     state = SavedState(states / title)
     with alone(states / f"{title}.lock", say, f"boots {hardware.profile.title}"):
@@ -92,9 +93,17 @@ def saved_state(image: Image, hardware: Hardware, say: Callable[[str], None]) ->
             try:
                 _make(image, hardware, SavedState(work))
                 work.rename(state.folder)
+                forget_others(states, kind, state.folder)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return state
+
+
+def forget_others(folder: Path, kind: str, kept: Path) -> None:
+    """Removes what another image, profile or QEMU has left; a board that still runs has its files open."""
+    for path in folder.glob(f"{kind}-????????????????"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _make(image: Image, hardware: Hardware, state: SavedState) -> None:

@@ -1,0 +1,234 @@
+"""How well emulated boards repeat, start and rest: `python -m benchmarks.emulation [--json FILE]`.
+
+Figures (the larger of onnxruntime's and TFLite's where both are meant):
+
+* ``cv_idle``, ``cv_loaded``: coefficient of variation of the sessions' medians, fresh sessions spread over
+  cold boots with address randomisation on; loaded: two busy loops beside it
+* ``ratio_shift``: change, by the load, of the ratio of two networks' latencies (about 1 : 2 MACs)
+* ``order_is_identical``: whether random candidates come out in the same order twice, idle and loaded
+* ``boot_s``: cold, to the first command; ``start_s``: from the saved state, to the first command
+* ``resident_bytes``: of QEMU after all sessions; ``idle_share``: of a core that a paused board takes
+* ``image_bytes``, ``build_s``: of the image; the build is timed with ``--build``, in a cache of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devices.agent_client import AgentClient
+from devices.device import connect
+from devices.emulation.board import EmulatedBoard, Start
+from devices.emulation.places import CACHE
+from devices.emulation.resting import RestingAgent
+from harness.export import Exported, export
+from results.records import Plan, Target
+from search.network import costs, initial_weights
+from search.spaces.chain import Space
+
+FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
+BUSY_LOOPS = 2
+INPUT, CLASSES = (3, 16, 16), 10
+Medians = dict[str, list[float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures everything and prints it; the figures' names are those above."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--profile", default="pi4")
+    parser.add_argument("--boots", type=int, default=3, help="cold boots per state of the host (default 3)")
+    parser.add_argument("--sessions", type=int, default=4, help="sessions per boot and network (default 4)")
+    parser.add_argument("--candidates", type=int, default=20, help="random candidates to rank (default 20)")
+    parser.add_argument("--runs", type=int, default=30, help="timed runs of a session (default 30)")
+    parser.add_argument("--build", action="store_true", help="time the building of the image, too")
+    args = parser.parse_args(argv)
+    figures = measure(args)
+    print(json.dumps(figures, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    board = EmulatedBoard(f"benchmark-{os.getpid()}", args.profile, say=_say)
+    figures: dict[str, Any] = {"profile": args.profile, "host_load_average": os.getloadavg()[0]}
+    if args.build:
+        figures["build_s"] = _build_s(args.profile)
+    try:
+        figures["image_bytes"] = sum(p.stat().st_size for p in board.image().folder.iterdir())
+        figures |= _starts(board)
+        idle, idle_order = _medians(board, args)
+        with _busy():
+            loaded, loaded_order = _medians(board, args, figures)
+    finally:
+        board.remove()
+    networks = {name: {"idle_s": idle[name], "loaded_s": loaded[name]} for name in idle}
+    return figures | {
+        "cv_idle": max(_cv(v) for v in idle.values()),
+        "cv_loaded": max(_cv(v) for v in loaded.values()),
+        "ratio_shift": max(abs(_ratio(loaded, r) / _ratio(idle, r) - 1) for r in FORMATS),
+        "order_is_identical": idle_order == loaded_order,
+        "sessions": args.boots * args.sessions,
+        "medians": networks,
+    }
+
+
+def networks(count: int) -> dict[str, Exported]:
+    """Two networks of about 1 : 2 MACs per runtime, and random candidates for ONNX Runtime."""
+    space = Space(input_shape=INPUT, classes=CLASSES)
+    rng = np.random.default_rng(7)
+    drawn = [space.build(space.sample(rng)) for _ in range(max(count, 20))]
+
+    drawn.sort(key=lambda network: costs(network).macs)
+    small = drawn[len(drawn) // 4]
+    double = min(drawn, key=lambda n: abs(costs(n).macs / costs(small).macs - 2))
+    files = {}
+    for runtime, file_format in FORMATS.items():
+        files[f"{runtime} 1x"] = export(small, initial_weights(small, 0), file_format)
+        files[f"{runtime} 2x"] = export(double, initial_weights(double, 0), file_format)
+    candidates = {
+        f"candidate {i}": export(n, initial_weights(n, 0), "onnx") for i, n in enumerate(drawn[:count])
+    }
+    return files | candidates
+
+
+def _medians(
+    board: EmulatedBoard, args: argparse.Namespace, figures: dict[str, Any] | None = None
+) -> tuple[Medians, list[str]]:
+    """Medians of sessions per network, and the candidates by latency; every boot is a cold one."""
+    files = networks(args.candidates)
+    medians: Medians = {name: [] for name in files if not name.startswith("candidate")}
+    ranked: dict[str, float] = {}
+    for boot in range(args.boots):
+        board.stop()
+        board.start("cold")
+        with _agent(board) as agent:
+            for number in range(args.sessions):
+                for name in medians:
+                    medians[name].append(_session(agent, name, files[name], args.runs, number))
+            if boot == 0:
+                for name in (name for name in files if name.startswith("candidate")):
+                    ranked[name] = _session(agent, name, files[name], args.runs, 0)
+        _say(f"boot {boot + 1} of {args.boots} done")
+    if figures is not None:
+        figures |= _resources(board)
+    return medians, sorted(ranked, key=lambda name: ranked[name])
+
+
+def _session(agent: RestingAgent, name: str, file: Exported, runs: int, seed: int) -> float:
+    """Median of one fresh session [s]."""
+    runtime = next(r for r, file_format in FORMATS.items() if file_format == file.artifact.file_format)
+    plan = Plan(
+        "benchmark", sessions=(1, 1), session_s=0.001, warmup_s=0.0, min_runs=runs, max_runs=runs,
+        load_limit_s=600.0,
+    )  # fmt: skip
+    if agent.missing([file.artifact.sha256]):
+        agent.put(file.artifact.sha256, file.data)
+    result = agent.session(file.artifact, Target("benchmark", runtime), plan, seed=seed)
+    return statistics.median(result.session.durations_s)
+
+
+@contextmanager
+def _agent(board: EmulatedBoard) -> Iterator[RestingAgent]:
+    entry = board.entry
+    with connect(entry) as connection:
+        agent = RestingAgent(
+            AgentClient.start(connection, directory=entry.directory, holder="benchmark", root=entry.root),
+            board,
+        )
+        try:
+            yield agent
+        finally:
+            agent.close()
+            board.resume()  # the connection says good-bye
+
+
+def _starts(board: EmulatedBoard) -> dict[str, float]:
+    board.start("state")  # the state is made now, which is not to be timed
+    return {
+        "start_s": _least(lambda: _first_command_s(board, "state")),
+        "boot_s": _first_command_s(board, "cold"),
+    }
+
+
+def _first_command_s(board: EmulatedBoard, how: Start) -> float:
+    board.stop()
+    started = time.monotonic()
+    entry = board.start(how)
+    with connect(entry) as connection:
+        connection.run(["true"], limit_s=120.0)
+    return time.monotonic() - started
+
+
+def _least(action: Callable[[], float]) -> float:
+    return min(action() for _ in range(3))
+
+
+def _resources(board: EmulatedBoard) -> dict[str, float]:
+    """What QEMU takes, paused, as the kernel tells (proc(5))."""
+    process = Path(f"/proc/{board.machine.pid}")
+    lines = (process / "status").read_text().splitlines()
+    resident = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    board.pause()
+    before_s = _cpu_s(process)
+    time.sleep(5.0)
+    return {"resident_bytes": resident, "idle_share": (_cpu_s(process) - before_s) / 5.0}
+
+
+def _cpu_s(process: Path) -> float:
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _build_s(profile: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="boardwise-") as folder:
+        before, os.environ[CACHE] = os.environ.get(CACHE), folder
+        try:
+            started = time.monotonic()
+            EmulatedBoard("benchmark", profile, say=_say).image()
+            return time.monotonic() - started
+        finally:
+            os.environ.pop(CACHE)
+            if before is not None:
+                os.environ[CACHE] = before
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(BUSY_LOOPS)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def _cv(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / statistics.mean(values) if len(values) > 1 else 0.0
+
+
+def _ratio(medians: Medians, runtime: str) -> float:
+    return statistics.mean(medians[f"{runtime} 2x"]) / statistics.mean(medians[f"{runtime} 1x"])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
