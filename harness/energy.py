@@ -9,15 +9,17 @@ the interval that the plan wants is taken again longer; a meter that fails leave
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from devices.agent_client import AgentClient, BoardAgent, BoardFacts
 from devices.agent_meter import MeterFacts, Spans, clock_s, run_plateau, start_meter, stop_meter
 from harness import clocks
 from harness.host import boot_id
-from results.errors import BoardHeld, MeterError
+from results.errors import BoardError, BoardHeld, MeterError
 from results.plateau import Figures, least_plateau_s, of_plateau, trim
 from results.power import ClockFit, MeterTraits, Plateau, PowerTrace
 from results.records import Artifact, Option, Plan, Session, Target
@@ -67,8 +69,7 @@ class MeterSeat:
         """The agent that reads the meter.
 
         Raises:
-            MeterError: If somebody else reads it.
-            BoardError: If its machine cannot be reached.
+            MeterError: If somebody else reads it, or its machine cannot be reached.
         """
         if self._start is None:
             return board
@@ -76,12 +77,16 @@ class MeterSeat:
             if self._agent is None:
                 try:
                     self._agent = self._start()
-                except BoardHeld as error:
-                    message = f"its meter {self.meter} is read by somebody else now: {error.message}"
-                    raise MeterError(
-                        self.device, f"{message}; one meter cannot tell two boards apart"
-                    ) from error
+                except BoardError as error:
+                    raise self.blame(error) from error
             return self._agent
+
+    def blame(self, error: BoardError) -> MeterError:
+        """An error of the machine that reads the meter, which is not the board's fault."""
+        if isinstance(error, BoardHeld):
+            message = f"its meter {self.meter} is read by somebody else now: {error.message}"
+            return MeterError(self.device, f"{message}; one meter cannot tell two boards apart")
+        return MeterError(self.device, f"the machine that reads its meter {self.meter}: {error.message}")
 
     def drop(self) -> None:
         """Forgets the agent, so that the next reading starts a fresh one; may be called twice."""
@@ -213,31 +218,52 @@ def _record(
     reader = seat.reader(agent)
     machines = _machines(agent, reader)
     limit_s = SPARE_S + 3 * (job.plan.plateau_s[1] + job.plan.warmup_s + 2 * job.plan.idle_s)
-    facts = start_meter(reader, seat.meter, seat.options, seed=seed, limit_s=limit_s)
-    before = {machine: clocks.probe(ask) for machine, ask in machines.items()}
+    with _blaming(seat, reader is not agent):
+        facts = start_meter(reader, seat.meter, seat.options, seed=seed, limit_s=limit_s)
+    before = _probes(seat, machines, reader)
     spans = _spans(job, facts, active_s, before)
     plateau, _ = run_plateau(
         agent, job.artifact, job.target, spans, number=number, seed=seed, min_runs=LEAST_RUNS
     )
-    after = {machine: clocks.probe(ask) for machine, ask in machines.items()}
-    traces = stop_meter(reader, facts, number=index)
+    after = _probes(seat, machines, reader)
+    with _blaming(seat, reader is not agent):
+        traces = stop_meter(reader, facts, number=index)
     fits = [clocks.fit(machine, before[machine], after[machine], index) for machine in machines]
     if fits:
         fits.append(ClockFit(boot_id(), 0.0, 0.0, 0.0, index))
     return Recorded(plateau, traces, tuple(fits))
 
 
-def _machines(agent: AgentClient, reader: AgentClient) -> dict[str, Callable[[], float]]:
-    """Machines whose clocks must be compared with this one's, with what asks for them."""
+@contextmanager
+def _blaming(seat: MeterSeat, elsewhere: bool) -> Iterator[None]:
+    """What goes wrong on another machine than the board is the meter's fault."""
+    try:
+        yield
+    except MeterError:
+        raise
+    except BoardError as error:
+        if elsewhere:
+            raise seat.blame(error) from error
+        raise
+
+
+def _machines(agent: AgentClient, reader: AgentClient) -> dict[str, AgentClient]:
+    """Machines whose clocks must be compared with this one's, with who answers there."""
     if reader.hello.boot_id == agent.hello.boot_id:
         return {}
     both = {one.hello.boot_id: one for one in (agent, reader)}
     both.pop(boot_id(), None)
-    return {machine: _asking(one) for machine, one in both.items()}
+    return both
 
 
-def _asking(agent: AgentClient) -> Callable[[], float]:
-    return lambda: clock_s(agent)
+def _probes(
+    seat: MeterSeat, machines: Mapping[str, AgentClient], reader: AgentClient
+) -> dict[str, list[clocks.Probe]]:
+    found = {}
+    for machine, agent in machines.items():
+        with _blaming(seat, agent is reader):
+            found[machine] = clocks.probe(partial(clock_s, agent))
+    return found
 
 
 def _spans(

@@ -114,6 +114,12 @@ def interval(measurement: Measurement, confidence: float = CONFIDENCE) -> Interv
     return None if found is None else found.gross
 
 
+def meter_of(measurement: Measurement) -> str:
+    """Meter, rails and coverage of the figure; measurements of different ones are never ranked together."""
+    sources = {f"{t.source} ({t.coverage})": None for t in measurement.traces if t.coverage != PART}
+    return " and ".join(sources)
+
+
 def note(measurement: Measurement) -> str:
     """Where the figure comes from and what it leaves out, or why there is none and how there could be one."""
     found = energy(measurement)

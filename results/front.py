@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from results import energy
 from results.evaluations import History, TrialRecords
 from results.pareto import Fronts, fronts
 from results.records import Evaluation, Interval, Limit, Measurement, Metric, Problem
@@ -107,10 +108,14 @@ def front(history: History, target: str) -> list[Member]:
     Those of other environments come last, see the head of this module.
     """
     limits = limits_of(history.problem, target)
-    groups: dict[tuple[str, str], list[Candidate]] = {}
+    metrics = (*objectives(history.problem, target), *(limit.metric for limit in limits))
+    by_energy = any(metric.name == "energy" for metric in metrics)
+    groups: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in candidates(history, target):
         if within(candidate, limits):
-            groups.setdefault(candidate.environment, []).append(candidate)
+            # Another meter covers something else.
+            meter = energy.meter_of(candidate.measurement) if by_energy else ""
+            groups.setdefault((*candidate.environment, meter), []).append(candidate)
     members: list[Member] = []
     newest_first = sorted(groups.values(), key=lambda group: -max(map(_measured_at, group)))
     for number, group in enumerate(newest_first):

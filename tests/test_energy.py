@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.clocks import Probe, fit
 from results import energy
+from results.codec import to_json
 from results.errors import MeterError, StoreError
+from results.evaluations import history
+from results.front import front
 from results.plateau import Uncertainty, least_plateau_s, of_plateau, trim
 from results.power import ClockFit, MeterTraits, Plateau, PowerTrace
-from results.records import Interval
+from results.records import Interval, Metric, Problem
+from results.store import Run, Store
+from tests.fixtures_results import PI, ask, config, make_measurement, make_session, measured, told, trained
 from tests.power_scenes import BOARD, OTHER, Scene, measurement, record
 
 SPANS = {"idle_before_s": (100.0, 110.0), "active_s": (111.0, 121.0), "idle_after_s": (122.0, 132.0)}
@@ -340,6 +346,32 @@ def test_notes_say_where_a_figure_comes_from_or_why_there_is_none() -> None:
     assert energy.note(measurement()) == "not measured: no power meter was read"
     why = replace(measurement(), energy_note="rapl: Permission denied; sudo chmod a+r ...")
     assert energy.note(why) == "rapl: Permission denied; sudo chmod a+r ..."
+
+
+def test_figures_of_two_meters_are_never_ranked_together(tmp_path: Path) -> None:
+    """The meter was changed in between: candidates of the newest make the front."""
+    body = config((PI,), ())
+    body["problem"] = to_json(Problem((Metric("accuracy", maximise=True), Metric("energy", (PI.name,)))))
+    with Store.open(tmp_path / "store.sqlite") as store:
+        run = store.begin("demo", body)
+        for number, source in enumerate(("module sensor", "smart plug")):
+            add_energy(run, number, source)
+        members = front(history(run), PI.name)
+    assert [(m.candidate.known.trial.number, m.place) for m in members] == [
+        (1, "certain"),
+        (0, "other environment"),
+    ]
+
+
+def add_energy(run: Run, number: int, source: str) -> None:
+    """A finished trial of 10 ms whose power a meter has seen."""
+    plateau, trace, _ = record(Scene(noise_w=0.05), np.random.default_rng(number))
+    sessions = [make_session([0.01] * 20, started_at=1_700_000_000.0 + number) for _ in range(3)]
+    found = make_measurement(sessions, plateaus=(plateau,), traces=(replace(trace, source=source),))
+    ask(run, number)
+    measured(run, number, found)
+    trained(run, number, 0.9)
+    told(run, number)
 
 
 def test_a_plateau_that_is_none_is_refused() -> None:
