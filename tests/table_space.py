@@ -73,7 +73,7 @@ class TableSpace(SearchSpace):
         return Network((3, edge, edge), tuple(_nodes(live_operations(architecture), width)))
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
-        """Of the live graph: counts per operation, depths, MACs, and what lies on each path."""
+        """Of the live graph, equal for isomorphic cells: operations, MACs, and what lies on its paths."""
         return np.array(_features(architecture.choices))
 
 
@@ -87,32 +87,24 @@ def live_operations(architecture: Architecture) -> tuple[str, ...]:
 @functools.cache
 def _features(choices: tuple[int, ...]) -> tuple[float, ...]:
     live = live_operations(Architecture("", choices))
-    paths = [[live[e] for e in path] for path in PATHS if all(live[e] != "none" for e in path)]
-    depths = [sum("conv" in operation for operation in path) for path in paths] or [0]
-    counts = [float(live.count(operation)) for operation in OPERATIONS[1:]]
-    macs = 9 * live.count("nor_conv_3x3") + live.count("nor_conv_1x1")
-    pure_skip = any(set(path) == {"skip_connect"} for path in paths)
-    # The two ways of length two are mirror images: sorted, so that isomorphic cells are equal.
-    short, mirrored, long = PATHS[0], sorted(_path(live, p) for p in PATHS[1:3]), PATHS[3]
+    paths = [[live[edge] for edge in path] for path in PATHS if all(live[edge] != "none" for edge in path)]
+    conv = [sum("conv" in operation for operation in path) for path in paths]
+    wide = [path.count("nor_conv_3x3") for path in paths]
+    pool = [path.count("avg_pool_3x3") for path in paths]
     return (
-        *counts,
-        float(macs),
-        float(max(depths)),
-        float(min(depths)),
+        *(float(live.count(operation)) for operation in OPERATIONS[1:]),
+        float(9 * live.count("nor_conv_3x3") + live.count("nor_conv_1x1")),  # MACs of a cell / (pixels C^2)
         float(len(paths)),
-        float(pure_skip),
-        *_path(live, short),
-        *mirrored[0],
-        *mirrored[1],
-        *_path(live, long),
+        float(any(set(path) == {"skip_connect"} for path in paths)),
+        *(float(conv.count(depth)) for depth in range(4)),
+        *(summary for counts in (conv, wide, pool) for summary in _spread(counts)),
+        float(sum(count > 0 for count in pool)),
     )
 
 
-def _path(live: Sequence[str], path: Sequence[int]) -> tuple[float, ...]:
-    operations = [live[edge] for edge in path]
-    if "none" in operations:
-        return (0.0,) * 5
-    return (1.0, *(float(operations.count(name)) for name in OPERATIONS[1:]))
+def _spread(counts: Sequence[int]) -> tuple[float, float, float]:
+    """Longest, shortest and all together; 0 where there is no path."""
+    return float(max(counts, default=0)), float(min(counts, default=0)), float(sum(counts))
 
 
 # --------------------------------------------------------------------------- layer graph
