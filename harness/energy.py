@@ -141,6 +141,12 @@ class TooSlow(Exception):
     """A meter that would need longer runs than the plan allows."""
 
 
+def least_s(plan: Plan) -> float:
+    """Time that a plan spends on the energy of one artifact where nothing is taken again [s]."""
+    each_s = plan.plateau_s[0] + 2 * plan.idle_s + 3 * SETTLE_S + plan.warmup_s
+    return plan.agents * each_s if plan.energy else 0.0
+
+
 def take(
     agent: BoardAgent, seat: MeterSeat, job: Wanted, facts: BoardFacts, *, number: int, seed: int
 ) -> None:

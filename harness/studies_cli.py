@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from devices.registry import Lab
-from harness import config, stages
+from harness import config, energy, stages
 from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
@@ -86,8 +86,9 @@ def _cost_rows(study: Study, space: SearchSpace) -> dict[str, Any]:
     rng = np.random.default_rng(study.seed)
     parameters = [costs(space.build(space.sample(rng))).parameters for _ in range(50)]
     screen, confirm = study.screen, study.confirm
-    screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s)
-    confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) * stages.CONFIRMED_PER_TARGET
+    screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
+    confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
+    confirm_s *= stages.CONFIRMED_PER_TARGET
     samples = study.trials * len(study.targets) * screen.sessions[1] * screen.max_runs
     rows: dict[str, Any] = {
         "trials": study.trials,

@@ -29,9 +29,10 @@ from harness import bench, config
 from harness.board import Board
 from harness.cli import main
 from harness.energy import MeterSeat
+from harness.energy import least_s as energy_time_s
 from harness.host import Host
 from harness.measure import Job, measure
-from harness.study import study_of
+from harness.study import CONFIRM, SCREEN, study_of
 from results import energy
 from results.errors import ConfigError, MeterError
 from results.power import PowerTrace
@@ -448,6 +449,10 @@ def test_a_study_asks_for_energy_where_it_is_wanted(tmp_path: Path) -> None:
         got = study_of({**study, **more}, tmp_path / "s.toml")
         return got.screen.energy, got.confirm.energy
 
+    assert energy_time_s(SCREEN) == 0
+    assert energy_time_s(replace(CONFIRM, energy=True, agents=5)) == pytest.approx(
+        5 * 33 + 5 * CONFIRM.warmup_s
+    )
     assert plans() == (False, False)
     assert plans(measurement={"energy": True}) == (False, True)
     assert plans(objective="energy") == (True, True)
