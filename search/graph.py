@@ -11,6 +11,7 @@ from search.network import (
     Add,
     AvgPool,
     BatchNorm,
+    Concat,
     Conv,
     Dense,
     GlobalPool,
@@ -43,19 +44,22 @@ class Graph:
         self._nodes.append(Node(name, layer, inputs))
         return name
 
-    def convolve(
-        self, name: str, source: str, channels: int, kernel: int = 1, *, stride: int = 1, dilation: int = 1
-    ) -> str:
+    def convolve(self, name: str, source: str, channels: int, kernel: int = 1, *, stride: int = 1) -> str:
         """A convolution, padded to keep the size, and its batch norm."""
-        pad = (kernel // 2 * dilation,) * 4
-        layer = Conv(channels, (kernel, kernel), (stride, stride), pad, dilation=(dilation, dilation))
+        layer = Conv(channels, (kernel, kernel), (stride, stride), (kernel // 2,) * 4)
         return self.normalise(name, self.add(name, layer, source))
 
-    def depthwise(self, name: str, source: str, kernel: int, *, stride: int = 1, dilation: int = 1) -> str:
+    def depthwise(self, name: str, source: str, kernel: int, *, stride: int = 1) -> str:
         """A depthwise convolution, padded to keep the size, and its batch norm."""
+        return self.normalise(name, self.depthwise_only(name, source, kernel, stride=stride))
+
+    def depthwise_only(
+        self, name: str, source: str, kernel: int, *, stride: int = 1, dilation: int = 1
+    ) -> str:
+        """A depthwise convolution, padded to keep the size, without a batch norm."""
         channels, pad = self._shapes[source][0], (kernel // 2 * dilation,) * 4
         layer = Conv(channels, (kernel, kernel), (stride, stride), pad, channels, (dilation, dilation))
-        return self.normalise(name, self.add(name, layer, source))
+        return self.add(name, layer, source)
 
     def normalise(self, name: str, source: str) -> str:
         """A batch norm, called ``<name>_norm``."""
@@ -85,6 +89,10 @@ class Graph:
         for number, source in enumerate(sources[1:], start=1):
             last = self.add(f"{name}_sum{number}", Add(), last, source)
         return last
+
+    def concat(self, name: str, sources: Sequence[str]) -> str:
+        """Two or more nodes one after the other along the channels."""
+        return self.add(name, Concat(), *sources)
 
     def network(self, source: str, classes: int) -> Network:
         """The network, closed by global pooling of a node and a dense layer."""

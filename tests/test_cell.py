@@ -103,8 +103,8 @@ class TestSameness:
         small = Space(input_shape=(1, 4, 4), classes=2, channels=4, cells=1)
         seen: dict[str, Any] = {}
         for i in rng.choice(len(ALL), 600, replace=False):
-            a = small.architecture(small._choices(ALL[i]))
-            assert cell_features(ALL[i]) == cell_features(small._cell(a.choices))
+            a = small.architecture([OPERATIONS.index(operation) for operation in ALL[i]])
+            assert small.networks.features(a.choices) == cell_features(ALL[i])
             assert seen.setdefault(small.build(a).fingerprint, a) == a
 
 
@@ -188,7 +188,7 @@ class TestSearching:
         a = space.from_options({"edge_0_3": THREE})
         # Two dead edges must be set, on one of the 114 encodings that have one set already: 12 % of the
         # mutants (estimated); none of 300 is one with probability 2e-17.
-        mutants = [space._cell(space.mutate(a, rng).choices) for _ in range(300)]
+        mutants = [tuple(space.describe(space.mutate(a, rng)).values()) for _ in range(300)]
         assert any(len(steps(mutant)[0]) == 3 for mutant in mutants)
 
     def test_no_cell_is_tried_twice(self) -> None:

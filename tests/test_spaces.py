@@ -25,7 +25,8 @@ from search.space import Decision, SearchSpace
 
 NAMES = [module.name for module in pkgutil.iter_modules(search.spaces.__path__)]
 SHAPES = [(3, 32, 32), (1, 8, 8)]
-CASES = [(name, shape) for name in NAMES for shape in SHAPES]
+CASES: list[Any] = [(name, shape) for name in NAMES for shape in SHAPES]
+CASES.append(("cell", (1, 8, 8), ("kind", "darts")))
 
 seeds = st.integers(0, 2**32 - 1)
 cases = st.sampled_from(CASES)
@@ -68,12 +69,12 @@ TREE = Tree()
 
 
 @cache
-def make(case: tuple[str, tuple[int, ...]] | None) -> SearchSpace:
-    """The space of a case with its default options; None for the tree."""
+def make(case: Any) -> SearchSpace:
+    """The space of a case (name, shape of images, pairs of options); None for the tree."""
     if case is None:
         return TREE
     module = importlib.import_module(f"search.spaces.{case[0]}")
-    space: SearchSpace = module.Space(input_shape=case[1], classes=10)
+    space: SearchSpace = module.Space(input_shape=case[1], classes=10, **dict(case[2:]))
     return space
 
 

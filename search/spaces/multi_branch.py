@@ -30,7 +30,7 @@ from results.settings import Settings
 from search.blocks import LARGE, SMALLEST, halvings, scaled, shape_at
 from search.graph import Graph
 from search.graph_features import FeatureMemory, graph_features
-from search.network import Activations, Concat, Network, Shape
+from search.network import Activations, Network, Shape
 from search.space import Decision, SearchSpace
 from search.space_options import names, whole_numbers
 
@@ -222,7 +222,7 @@ def _block(made: _Made, name: str, source: str, channels: int, chosen: dict[str,
         for i in range(1, count + 1)
     ]
     graph = made.graph
-    joined = graph.add(f"{name}_concat", Concat(), *ends) if concat else graph.total(name, ends)
+    joined = graph.concat(f"{name}_concat", ends) if concat else graph.total(name, ends)
     if chosen[f"{name}_skip"] != "none":
         joined = graph.total(f"{name}_skip", [joined, _shortcut(made, name, joined, chosen[f"{name}_skip"])])
     return graph.activate(f"{name}_act", joined, made.activation)
