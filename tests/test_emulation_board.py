@@ -211,8 +211,11 @@ def test_leftovers_are_found_by_their_lock(pi4: EmulatedBoard) -> None:
 
 
 def test_a_taken_port_and_a_damaged_image_are_refused(pi4: EmulatedBoard, tmp_path: Path) -> None:
+    other = EmulatedBoard(f"{pi4.name}-b", "pi4")
     with pytest.raises(PreflightError, match="is taken"):
-        EmulatedBoard(f"{pi4.name}-b", "pi4").start(port=pi4.port)
+        other.start(port=pi4.port)
+    assert not other.is_alive
+    other.remove()
     image = pi4.image()
     copy = dataclasses.replace(image, folder=tmp_path)
     (tmp_path / "hashes.json").write_text((image.folder / "hashes.json").read_text())
