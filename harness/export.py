@@ -33,6 +33,10 @@ HALF_TOLERANCE = 1e-2
 """The same for half floats: the largest was 1.5e-3, in 300 random networks and 20 of the chain space."""
 
 
+LARGEST_BYTES = 2**31 - 1
+"""Greatest size of a protobuf message and of a flatbuffer."""
+
+
 class Exporter(Protocol):
     """What a file of ``harness/exporters`` has; its name is the file format's.
 
@@ -129,6 +133,7 @@ def export(
         raise ConfigError(f"int8 and nothing else needs calibrated ranges, got {calibration} for {precision}")
     if batch < 1:
         raise ConfigError(f"a file takes at least 1 image at a time, got batch = {batch}")
+    _check_size(network)
     data = exporter.write(network, weights, precision=precision, calibration=calibration, batch=batch)
     exporter.check(data)
     variant = [calibration.symmetric, calibration.integer_io] if calibration is not None else []
@@ -204,6 +209,15 @@ def compare_logits(
             f"{found.largest_difference:.3g}; rounding is at most {allowed:.3g}",
         )
     return found
+
+
+def _check_size(network: Network) -> None:
+    size_bytes = 4 * sum(math.prod(shape) for shape in weight_shapes(network).values())
+    if size_bytes > LARGEST_BYTES:
+        raise ExportError(
+            network.fingerprint,
+            f"the weights take {size_bytes} bytes in float32; a model file can have {LARGEST_BYTES}",
+        )
 
 
 @cache  # looking through the entry points of an environment takes longer than an export

@@ -434,6 +434,14 @@ def test_unknown_formats_and_precisions(arguments: tuple, message: str) -> None:
         export(classifier(), random_weights(classifier(), 0), "onnx", batch=0)
 
 
+def test_networks_beyond_what_a_file_can_hold_are_refused_before_they_are_written() -> None:
+    network = graph((1 << 15, 1, 1), GlobalPool(), Dense(1 << 14))
+    with pytest.raises(
+        ExportError, match=r"take 2147549184 bytes in float32; a model file can have 2147483647"
+    ):
+        export(network, {}, "onnx")
+
+
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_another_network_is_not_taken_for_rounding(name: str) -> None:
     network = classifier()
