@@ -77,7 +77,7 @@ def open_meter(root: str, options: Dict[str, Any]) -> Joulescope:
         message = "the package joulescope is missing (%s): python3 -m pip install joulescope" % error
         raise Failure("meter", message) from error
     try:
-        found = joulescope.scan(config="off")
+        found = joulescope.scan(config="auto")
         fitting = [device for device in found if options["serial"] in str(device)]
         if len(fitting) != 1:
             names = ", ".join(map(str, found)) or "none"
