@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from devices.agent_client import BoardAgent, BoardFacts
+from devices.agent_placement import Placement, placement
 from harness import energy
 from harness.board import Board
 from harness.export import Exported
@@ -58,6 +59,7 @@ class Job:
         sessions: What was measured so far, of the artifact and of the reference.
         dropped: Why sessions were thrown away.
         cpus: Number of CPUs of the board, once it is known.
+        placement: What runs each node, once it was asked.
         energy: What was measured of its energy.
         error: The candidate's fault, if there was one.
     """
@@ -73,6 +75,7 @@ class Job:
     dropped: list[str] = field(default_factory=list)
     ran_on: RanOn | None = None
     cpus: int | None = None
+    placement: Placement | None = None
     energy: energy.Taken = field(default_factory=energy.Taken)
     error: CandidateError | None = None
 
@@ -121,7 +124,7 @@ class Job:
             except CandidateError as error:
                 self.error = error
                 return
-            self.ran_on = result.ran_on
+            self.ran_on = self._placed(result.ran_on)
             reasons = (
                 [] if agent.origin == "replayed" else self._spoilt(result.session, result.ran_on.threads)
             )
@@ -129,6 +132,20 @@ class Job:
                 self.sessions.append(result.session)
                 return
             self.dropped.append("; ".join(reasons))
+
+    def place(self, agent: BoardAgent) -> None:
+        """Asks once what runs each node; a candidate's fault is kept."""
+        if self.placement is None and self.error is None:
+            try:
+                self.placement = placement(agent, self.artifact, self.target, self.plan.load_limit_s)
+            except CandidateError as error:
+                self.error = error
+
+    def _placed(self, ran_on: RanOn) -> RanOn:
+        if self.placement is None or not self.placement.nodes:
+            return ran_on
+        nodes = tuple(sorted(self.placement.nodes.items()))
+        return replace(ran_on, nodes=nodes, sha256=self.placement.sha256)
 
     def _cooled(self) -> Plan:
         """The plan with the temperature at which the board was first."""
@@ -240,7 +257,10 @@ def _take_turn(board: Board, job: Job, number: int, seed: int) -> None:
     def work(agent: BoardAgent) -> None:
         job.cpus = board.facts.cpus
         ship(agent, [job])
-        job.run_session(agent, number, seed)
+        if job.plan.strict:
+            job.place(agent)
+        if job.error is None:
+            job.run_session(agent, number, seed)
 
     if job.error is None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from typing import List, Optional
 
@@ -49,3 +50,12 @@ def paths(root: str, pattern: str) -> List[str]:
 def numbers_of(text: str) -> List[int]:
     """Sort key in which ``cpu10`` comes after ``cpu9``, and version 1.10 after 1.9."""
     return [int(word) for word in "".join(c if c.isdigit() else " " for c in text).split()]
+
+
+def sha256_of(path: str) -> str:
+    """Hash of a file's content, read anew."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -24,6 +24,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from . import cpus, messages, options, plateau, processes, session
 from .conditions import Sensors
 from .failures import Failure, describe
+from .files import sha256_of
 from .packages import Place, plugin, version_of
 
 PACKET_BYTES = 1 << 17
@@ -140,7 +141,10 @@ class ForkServer:
         def open_model() -> Any:
             return self._plugin.open_model(self._library, request["path"], known)
 
-        if request["do"] != "outputs":
+        if request["do"] == "placement":
+            nodes = self._plugin.placement(self._library, request["path"], known)
+            emit({"result": {"nodes": nodes, "sha256": sha256_of(request["path"])}}, b"")
+        elif request["do"] != "outputs":
             measure = session.measure if request["do"] == "session" else plateau.measure
             measure(open_model, self._sensors, dict(request, threads=known["threads"]), emit)
         else:

@@ -59,6 +59,7 @@ class Server:
             "load": self._load,
             "session": self._session,
             "outputs": self._session,
+            "placement": self._session,
             "plateau": self._session,
             "clock": lambda request, sink: ({"ns": metering.now_ns()}, b""),
             "meter_start": self._meter.start,

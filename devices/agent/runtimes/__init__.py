@@ -12,6 +12,10 @@ A file has, and at top level imports only the standard library and this package:
 ``open_model(library, path, options) -> model``
     Loads a file, in a session's own process.
 
+``placement(library, path, options) -> {provider: nodes}``
+    Loads a file, runs it once and tells which provider or delegate ran how many nodes, as the runtime itself
+    says.  May be slow: no figure is taken from that run.
+
 A model has ``inputs`` (list of :class:`..arrays.Tensor`, shapes whole), ``provider`` (what really runs it),
 ``set_inputs(arrays)``, ``invoke()`` and ``outputs() -> arrays``.  Whatever it raises is the file's fault.
 """

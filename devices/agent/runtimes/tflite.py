@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict, List, Mapping, Sequence, Set
+from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 from ..arrays import Tensor
 from ..options import Choice, Count
@@ -30,12 +30,23 @@ def load(module: str) -> Any:
 
 def open_model(library: Any, path: str, options: Mapping[str, Any]) -> Model:
     """Loads a file and makes its tensors; sizes that it leaves open are those that it gives for a start."""
+    return Model(_interpreter(library, path, options))
+
+
+def placement(library: Any, path: str, options: Mapping[str, Any]) -> Dict[str, int]:
+    """Operators per delegate, and those that the built-in kernels run."""
+    own, taken = _operators(_interpreter(library, path, options))
+    found = {"XNNPACK": len(taken), "built-in kernels": len(own) - len(taken)}
+    return {name: count for name, count in found.items() if count}
+
+
+def _interpreter(library: Any, path: str, options: Mapping[str, Any]) -> Any:
     more: Dict[str, Any] = {}
     if not options["xnnpack"]:
         more["experimental_op_resolver_type"] = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = library.Interpreter(model_path=path, num_threads=options["threads"], **more)
     interpreter.allocate_tensors()
-    return Model(interpreter)
+    return interpreter
 
 
 class Model:
@@ -68,7 +79,14 @@ def _element(kind: Any) -> str:
 
 
 def _provider(interpreter: Any) -> str:
-    """Which operators a delegate took, as the interpreter lists them.
+    own, taken = _operators(interpreter)
+    if not taken:
+        return "built-in kernels"
+    return "XNNPACK (%d of %d operators)" % (len(taken), len(own))
+
+
+def _operators(interpreter: Any) -> Tuple[List[Mapping[str, Any]], Set[int]]:
+    """The file's operators, and numbers of those that a delegate took, as the interpreter lists them.
 
     The list has the file's own operators and, after them, one DELEGATE per group that a delegate runs
     instead.  The default delegate is XNNPACK, the only one in these packages.
@@ -79,9 +97,7 @@ def _provider(interpreter: Any) -> str:
     for group in listed:
         if group["op_name"] == "DELEGATE":
             taken |= _replaced(own, group)
-    if not taken:
-        return "built-in kernels"
-    return "XNNPACK (%d of %d operators)" % (len(taken), len(own))
+    return own, taken
 
 
 def _replaced(own: Sequence[Mapping[str, Any]], group: Mapping[str, Any]) -> Set[int]:
