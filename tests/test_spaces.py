@@ -7,6 +7,7 @@ import json
 import pickle
 import pkgutil
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -95,6 +96,15 @@ def merges(space: SearchSpace) -> bool:
 
 every_space = pytest.mark.parametrize("case", [None, *CASES], ids=str)
 any_space = st.sampled_from([None, *CASES])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small layers on several threads wait for each other longer than they compute where the host is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class TestContract:
