@@ -1,6 +1,6 @@
 """What energy intervals are worth: coverage, bias and refusals against known truth.
 
-``python -m benchmarks.energy_trust [--json FILE] [--repetitions 2000] [--cost]``
+``python -m benchmarks.energy_trust [--json FILE] [--docs docs/energy.md] [--repetitions 2000] [--cost]``
 
 Traces are simulated with the faults that meters have (``tests/power_scenes.py``); the product's own ``value``
 gives the interval of gross, and :func:`results.energy.energy` that of net.  Beside each coverage stand the
@@ -54,6 +54,7 @@ from tests.power_scenes import BOARD, Scene, measurement, record
 TRIAL = Trial(0, Proposal(Architecture("space", ()), Fidelity(1)))
 COVERAGE_WANTED = 0.90
 PAIRS = 30
+MARK, END_MARK = "<!-- energy_trust -->", "<!-- /energy_trust -->"
 
 PULSED = Scene(swing=0.35 * 5 / 2)
 
@@ -307,12 +308,31 @@ def figures(repetitions: int) -> dict[str, Any]:
     }
 
 
+def write_docs(path: Path, found: dict[str, Any]) -> None:
+    """Puts the tables between the marks in a page."""
+    rows = ["| meter and power | gross | net | refused | no net | half width |", "|---|---|---|---|---|---|"]
+    for row in found["coverage"]:
+        net = "" if row["net_coverage"] is None else f"{row['net_coverage']:.3f}"
+        rows.append(
+            f"| {row['case']} | {row['coverage']:.3f} | {net} | {row['refused']:.1%}"
+            f" | {row['net_not_resolved']:.1%} | {row['half_width']:.1%} |"
+        )
+    rows += ["", "| what | wanted | found |", "|---|---|---|"]
+    for line in found["lines"]:
+        missed = "" if line["holds"] else ", not reached"
+        rows.append(f"| {line['name']} | {line['bound']} | {line['found']:.2g}{missed} |")
+    start, rest = path.read_text().split(MARK, 1)
+    end = rest.partition(END_MARK)[2]
+    path.write_text(f"{start}{MARK}\n\n" + "\n".join(rows) + f"\n\n{END_MARK}{end}")
+
+
 def main() -> int:
     """Prints the tables; gives 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", type=Path)
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--cost", action="store_true")
     args = parser.parse_args()
@@ -321,6 +341,8 @@ def main() -> int:
         found["sampling_cost"] = cost()
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
+    if args.docs:
+        write_docs(args.docs, found)
     for row in found["coverage"]:
         net = "-" if row["net_coverage"] is None else f"{row['net_coverage']:.3f}"
         print(
