@@ -17,6 +17,9 @@ The known spread is that of medians; for another quantile the sampling variance 
 session is added to it (order statistics, David & Nagaraja 2003, 7.1), because tails vary more.  Means per
 agent do not pool it: it says nothing about how agents differ.
 
+**More agents where the interval is wide.**  The spread is then that of the agents that were planned at least
+(Stein 1945), so that the interval covers what it says although it decides when to stop.
+
 **Known spread between agents.**  Sessions of a screen share one agent, so what one agent differs by from the
 next does not average out.  ``Plan.agent_spread`` (one-way analysis of variance of the reference over several
 agents) is added to the variance of the mean, ``s^2 / K + agent_spread^2``, with the degrees of freedom of
@@ -172,7 +175,7 @@ def latency(measurement: Measurement, quantile: float, confidence: float = CONFI
     if table and len(logs) == 1:
         return _exact(sessions[0].durations_s[0])
     if plan.agents > 1:
-        return _log_interval(logs, _Known(), confidence)
+        return _stein(logs, plan.agents, confidence)
     tail = 0.0 if quantile == 0.5 else float(np.mean(errors**2))
     known = _Known(
         plan.spread**2 + tail, plan.spread_sessions, plan.agent_spread**2, plan.agent_spread_agents
@@ -252,6 +255,21 @@ def _log_interval(logs: Floats, known: _Known, confidence: float) -> Interval:
         freedom = variance**2 / (of_mean**2 / freedom + known.agent**2 / known.agents)
     half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance)
     return Interval(centre * math.exp(-half), centre, centre * math.exp(half))
+
+
+def _stein(logs: Floats, first: int, confidence: float) -> Interval:
+    """Stein's two-stage interval (1945) of the mean over agents ``(A,)``: the spread is that of the ``first``
+    agents, which decided how many more there were.
+
+    An interval that stops once it is narrow, by the spread of all, stops when the spread happens to look
+    small: at 1 % aimed for and 2 % between agents it covered 91 % instead of 95 %.
+    """
+    stage = logs[: max(2, first)]
+    if len(stage) < 2:
+        return _log_interval(logs, _Known(), confidence)
+    mean, error = float(logs.mean()), float(stage.std(ddof=1)) / math.sqrt(len(logs))
+    half = float(special.stdtrit(len(stage) - 1, 0.5 + confidence / 2)) * error
+    return Interval(math.exp(mean - half), math.exp(mean), math.exp(mean + half))
 
 
 def half_width(interval: Interval) -> float:

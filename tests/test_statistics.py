@@ -84,6 +84,17 @@ def test_sessions_of_one_agent_count_as_one_where_agents_are_spread() -> None:
     assert (interval.low, interval.high) == pytest.approx((math.exp(low), math.exp(high)))
 
 
+def test_agents_beyond_the_planned_ones_narrow_the_mean_but_not_the_spread() -> None:
+    medians = [0.010, 0.0104, 0.0101, 0.0102]
+    rows = [make_session([m] * 20, agent=agent) for agent, m in enumerate(medians)]
+    interval = latency(make_measurement(rows, plan=Plan("confirm", sessions=(2, 4), agents=2)), 0.5)
+    logs = np.log(medians)
+    half = stats.t.ppf(0.975, 1) * logs[:2].std(ddof=1) / math.sqrt(4)
+    assert interval is not None
+    assert interval.value == pytest.approx(stats.gmean(medians))
+    assert interval.high == pytest.approx(math.exp(logs.mean() + half))
+
+
 @pytest.mark.parametrize(
     ("quantile", "runs", "sessions", "known"),
     [(0.9, 9, 3, False), (0.9, 10, 3, True), (0.5, 1, 3, True), (0.99, 100, 9, False), (0.99, 100, 10, True)],
