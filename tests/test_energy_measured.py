@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,21 @@ def test_a_board_s_own_meter_is_sampled_with_every_rail(agent: AgentClient, tmp_
 
 def test_readings_are_jittered_and_in_order(agent: AgentClient, tmp_path: Path) -> None:
     plant(tmp_path / "root", sensor_trees.ina226())
-    trace = sampled(agent, "hwmon", seconds=1.5, chip="ina226")[0]
+    trace = sampled(agent, "hwmon", seconds=1.5, chip="ina226", resolution_w=0.001)[0]
     gaps = [later - earlier for earlier, later in itertools.pairwise(trace.times_s)]
     assert min(gaps) > 0
     assert sum(gaps) / len(gaps) == pytest.approx(0.035, rel=0.5)  # a loaded machine reads less often
     assert max(gaps) - min(gaps) > 0.01
+
+
+def test_a_sensor_that_is_slower_than_it_says_is_found_out(agent: AgentClient, tmp_path: Path) -> None:
+    """New values 0.2 s apart, where the chip says 35 ms; it is read as often all the same."""
+    root = plant(tmp_path / "root", sensor_trees.ina226())
+    path = Path(root) / "sys/class/hwmon/hwmon2/power1_input"
+    with counting(path, power_w=1.0, every_s=0.2):
+        facts = start_meter(agent, "hwmon", {"chip": "ina226"}, seed=1, limit_s=60.0)
+    assert facts.period_s == pytest.approx(0.035, rel=0.5)
+    assert 0.15 <= facts.change_s < 2.0
 
 
 def test_a_counter_gives_means(agent: AgentClient, tmp_path: Path) -> None:
@@ -109,19 +119,17 @@ def test_a_counter_gives_means(agent: AgentClient, tmp_path: Path) -> None:
 class counting:
     """Plays a counter of energy, written in place: the kernel's file has a number at all times."""
 
-    def __init__(
-        self, path: Path, *, power_w: float, text: Callable[[int], str] = lambda uj: f"{uj:015d}"
-    ) -> None:
-        self._path, self._power_w, self._text = path, power_w, text
+    def __init__(self, path: Path, *, power_w: float, every_s: float = 0.002) -> None:
+        self._path, self._power_w, self._every_s = path, power_w, every_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         started = time.monotonic()
         descriptor = os.open(self._path, os.O_WRONLY)
-        while not self._end.wait(0.002):
-            text = self._text(1_000_000 + int(1e6 * self._power_w * (time.monotonic() - started)))
-            os.pwrite(descriptor, text.encode() + b"\n", 0)
+        while not self._end.wait(self._every_s):
+            energy_uj = 1_000_000 + int(1e6 * self._power_w * (time.monotonic() - started))
+            os.pwrite(descriptor, f"{energy_uj:015d}\n".encode(), 0)
         os.close(descriptor)
 
     def __enter__(self) -> None:
@@ -200,18 +208,18 @@ def test_a_wrong_option_is_the_lab_file_s_fault(agent: AgentClient) -> None:
 
 def test_a_sampler_that_is_killed_takes_nothing_with_it(agent: AgentClient, tmp_path: Path) -> None:
     plant(tmp_path / "root", sensor_trees.ina226())
-    facts = start_meter(agent, "hwmon", {"chip": "ina226"}, seed=1, limit_s=60.0)
+    facts = start_meter(agent, "hwmon", {"chip": "ina226", "resolution_w": 0.001}, seed=1, limit_s=60.0)
     [sampler] = children(agent.hello.pid)
     os.kill(sampler, signal.SIGKILL)
     with pytest.raises(MeterError, match="the process that reads the meter has died"):
         stop_meter(agent, facts, number=0)
-    assert sampled(agent, "hwmon", chip="ina226")
+    assert sampled(agent, "hwmon", chip="ina226", resolution_w=0.001)
 
 
 def test_an_agent_that_ends_leaves_no_sampler(tmp_path: Path) -> None:
     plant(tmp_path / "root", sensor_trees.ina226())
     with start(tmp_path / "home", root=str(tmp_path / "root")) as agent:
-        start_meter(agent, "hwmon", {"chip": "ina226"}, seed=1, limit_s=60.0)
+        start_meter(agent, "hwmon", {"chip": "ina226", "resolution_w": 0.001}, seed=1, limit_s=60.0)
         [sampler] = children(agent.hello.pid)
     deadline = time.monotonic() + 30
     while Path(f"/proc/{sampler}").exists() and time.monotonic() < deadline:
@@ -340,7 +348,8 @@ def test_a_board_without_a_meter_says_how_it_could_be_measured(tmp_path: Path) -
 
 def test_a_meter_that_is_too_slow_for_the_plan_says_how_long_it_needs(tmp_path: Path) -> None:
     root = plant(tmp_path / "root", sensor_trees.laptop())
-    got = measured(board(tmp_path / "home", root=root))
+    seat = MeterSeat("desk", meter="battery", options={"period_s": 1.0})
+    got = measured(board(tmp_path / "home", seat, root=root))
     assert got.plateaus == ()
     assert got.energy_note == (
         "battery BAT0 gives a value every 1 s and so needs runs of 104 s, but the plan allows 1.2 s: raise"

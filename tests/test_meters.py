@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -89,7 +91,7 @@ def test_a_board_s_own_meter_is_found_and_read(
 ) -> None:
     root = plant(tmp_path, board())
     assert metering.built_in(root) == name
-    meter = open_meter(name, root)
+    meter = open_meter(name, root, **({"period_s": 1} if name == "battery" else {}))
     assert meter.facts.source.endswith(source)
     assert meter.facts.coverage == coverage
     assert figure_w(meter) == pytest.approx(power_w, rel=1e-9)
@@ -311,13 +313,38 @@ def test_voltage_and_current_make_a_power(tmp_path: Path) -> None:
 
 def test_a_battery_that_is_charged_is_refused(tmp_path: Path) -> None:
     root = plant(tmp_path, sensor_trees.laptop())
-    meter = open_meter("battery", root)
+    meter = open_meter("battery", root, period_s=1)
     plant(tmp_path, sensor_trees.laptop(status="Charging"))
     with pytest.raises(Failure, match="battery BAT0 is charging: unplug the supply"):
         meter.read()
     found = battery.find(root)
     assert found is not None
     assert "unplug" in found.problem
+
+
+def test_a_battery_finds_out_how_often_it_has_new_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changed a third of a second apart, then not at all."""
+    root = plant(tmp_path, sensor_trees.laptop())
+    ended = threading.Event()
+
+    def drain() -> None:
+        for power_uw in itertools.count(8_000_000, 1000):
+            if ended.wait(0.33):
+                return
+            path = tmp_path / "sys/class/power_supply/BAT0/power_now"
+            with path.open("r+") as file:
+                file.write(f"{power_uw}\n")
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    period_s = open_meter("battery", root).facts.period_s
+    ended.set()
+    thread.join()
+    assert 0.3 <= period_s < 3.0  # a loaded machine is late
+    monkeypatch.setattr(battery, "LOOK_S", 0.3)
+    assert open_meter("battery", root).facts.period_s == 0.3
 
 
 def test_a_sensor_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

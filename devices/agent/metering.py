@@ -42,7 +42,7 @@ class Facts(NamedTuple):
     may come, ``time_constant_s`` that of an average inside the sensor, ``resolution_w`` the step of the
     figure (0: fine enough to ignore), ``gain`` and ``offset_w`` standard uncertainties of its factor and
     its zero.  ``least_s`` and ``least_net_w`` are the shortest run and the smallest power above idle that
-    it can tell.
+    it can tell; with ``certain_period`` the period need not be learnt from the readings.
     """
 
     source: str
@@ -58,6 +58,7 @@ class Facts(NamedTuple):
     least_s: float = 0.0
     least_net_w: float = 0.0
     leaves_out: str = ""
+    certain_period: bool = False
 
 
 class Found(NamedTuple):

@@ -27,10 +27,10 @@ from .failures import Failure, describe
 SHARE = 0.02
 """Most of a CPU that reading may take; a meter that takes more is read less often."""
 
-PROBE_S = 1.0
-PROBE_PERIODS = 40
-CHANGES_TO_TELL = 8
-"""How long, and on how many changes of the figure, the sensor's own period is learnt from."""
+PROBE_S, STILL_S = 5.0, 1.0
+CHANGES_TO_TELL, LEAST_CHANGES = 8, 2
+"""From how many changes of the figure, and for how long, the sensor's own period is learnt; one with coarse
+steps may well stand still."""
 
 GLITCHES = 20
 GLITCHES_S = 5.0
@@ -96,34 +96,36 @@ class Sampler:
         self._values = [array.array("d") for _ in facts.channels]
         self._period_s, change_s = self._probe(meter)
         described = dict(facts._asdict(), meter=name, period_s=self._period_s, change_s=change_s)
+        del described["certain_period"]
         self._say({"ready": described})
         return meter
 
     def _probe(self, meter: Any) -> Tuple[float, float]:
         """How often to read, and how often the figure changes [s]."""
         facts = meter.facts
-        nominal_s = facts.period_s
-        cost_s = self._cost_s(meter)
-        read_s = max(nominal_s, cost_s / SHARE)
-        span_s = min(PROBE_S, PROBE_PERIODS * nominal_s)
-        if facts.kind == metering.COUNTER or span_s < CHANGES_TO_TELL * nominal_s:
+        read_s = max(facts.period_s, self._cost_s(meter) / SHARE)
+        if facts.kind == metering.COUNTER or facts.certain_period:
             return read_s, read_s
+        gaps_s = self._gaps_s(meter, STILL_S if facts.resolution_w else PROBE_S)
+        if len(gaps_s) < LEAST_CHANGES:
+            return read_s, read_s  # a figure that stands still tells nothing of its period
+        change_s = sorted(gaps_s)[len(gaps_s) // 2]
+        return read_s, change_s if change_s > 1.5 * read_s else read_s
+
+    def _gaps_s(self, meter: Any, limit_s: float) -> List[float]:
+        """Times between changes of the figure, until there are enough to tell or the limit passes."""
         changes: List[int] = []
         last: Optional[Tuple[float, ...]] = None
-        end_ns = metering.now_ns() + int(span_s * 1e9)
-        while metering.now_ns() < end_ns and self._failure is None:
+        end_ns = metering.now_ns() + int(limit_s * 1e9)
+        while metering.now_ns() < end_ns and len(changes) <= CHANGES_TO_TELL:
             for at_ns, values in self._read(meter):
-                if values != last:
+                if last is not None and values != last:
                     changes.append(at_ns)
                 last = values
-            time.sleep(nominal_s / 2)
-        if self._failure is not None:
-            raise self._failure
-        gaps = sorted(later - earlier for earlier, later in zip(changes, changes[1:]))
-        if len(gaps) < CHANGES_TO_TELL:
-            return read_s, read_s  # a figure that stands still tells nothing of its period
-        change_s = max(read_s, gaps[len(gaps) // 2] / 1e9)
-        return max(read_s, change_s if change_s > 1.5 * read_s else read_s), change_s
+            if self._failure is not None:
+                raise self._failure
+            time.sleep(meter.facts.period_s / 2)
+        return [(later - earlier) / 1e9 for earlier, later in zip(changes, changes[1:])]
 
     def _cost_s(self, meter: Any) -> float:
         """CPU time of a reading [s]."""

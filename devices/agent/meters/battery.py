@@ -8,15 +8,19 @@ has negotiated (``type`` USB, ``ucsi`` in the name) is no measurement at all.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Dict, List, Optional
 
 from ..failures import Failure
 from ..files import paths, read_text
-from ..metering import Facts, Found, Sample, SensorFile, stamped
+from ..metering import Facts, Found, Number, Sample, SensorFile, stamped
 
-OPTIONS: Dict[str, Any] = {}
+OPTIONS = {"period_s": Number(0, 0, 600)}
 
-USUAL_PERIOD_S = 1.0
+LOOK_S, LOOK_EVERY_S = 30.0, 0.1
+CHANGES_TO_TELL = 3
+"""How long, and for how many changes, the period is looked for where it is not said."""
+
 GAIN = 0.02
 UNPLUGGED = "Discharging"
 
@@ -34,17 +38,19 @@ class Battery:
 
     Args:
         supply: Its folder.
+        period_s: How often there is a new value; 0 to find out.
     """
 
-    def __init__(self, supply: str) -> None:
+    def __init__(self, supply: str, period_s: float) -> None:
         self._supply = supply
         self._files = [SensorFile(path, factor) for path, factor in _files(supply)]
         self.facts = Facts(
             source="battery " + os.path.basename(supply),
             coverage="battery",
-            period_s=USUAL_PERIOD_S,
+            period_s=period_s or self._period_s(),
             gain=GAIN,
             leaves_out="the power supply",
+            certain_period=True,
         )
 
     def read(self) -> List[Sample]:
@@ -63,6 +69,21 @@ class Battery:
         """Closes the files."""
         for file in self._files:
             file.close()
+
+    def _period_s(self) -> float:
+        """Time between changes of the figure; the whole time of looking where there were too few."""
+        changes: List[float] = []
+        last_w = self._power_w()
+        end_s = time.monotonic() + LOOK_S
+        while time.monotonic() < end_s and len(changes) <= CHANGES_TO_TELL:
+            time.sleep(LOOK_EVERY_S)
+            now_w = self._power_w()
+            if now_w != last_w:
+                changes.append(time.monotonic())
+            last_w = now_w
+        if len(changes) <= CHANGES_TO_TELL:
+            return LOOK_S
+        return (changes[-1] - changes[0]) / CHANGES_TO_TELL
 
     def _power_w(self) -> float:
         product = 1.0
@@ -83,7 +104,7 @@ def open_meter(root: str, options: Dict[str, Any]) -> Battery:
     state = _status(batteries[0])
     if state != UNPLUGGED:
         raise Failure("meter", _remedy(batteries[0], state))
-    return Battery(batteries[0])
+    return Battery(batteries[0], float(options["period_s"]))
 
 
 def _batteries(root: str) -> List[str]:

@@ -68,6 +68,7 @@ class CsvReplay:
             resolution_w=float(options["resolution_w"]),
             gain=float(options["gain"]),
             offset_w=float(options["offset_w"]),
+            certain_period=True,
         )
 
     def read(self) -> List[Sample]:

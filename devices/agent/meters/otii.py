@@ -50,6 +50,7 @@ class Otii:
             coverage=coverage,
             period_s=PERIOD_S,
             gain=GAIN,
+            certain_period=True,
         )
 
     def read(self) -> List[Sample]:

@@ -42,6 +42,7 @@ class Scpi:
             period_s=float(options["period_s"]),
             resolution_w=float(options["resolution_w"]),
             gain=float(options["gain"]),
+            certain_period=True,
         )
         self.read()
 

@@ -37,6 +37,7 @@ class Shelly:
             gain=network_meter.WALL_GAIN,
             least_s=network_meter.WALL_LEAST_S,
             least_net_w=network_meter.WALL_LEAST_NET_W,
+            certain_period=True,
         )
 
     def read(self) -> List[Sample]:
