@@ -45,10 +45,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     emulate_cli.add_parser(actions)
     for name, help_text, command in (
         ("show", "ask a device what it is", _show),
-        ("check", "check whether a device can be measured now", _check),
         ("remove", "take a device out of the lab file", _remove),
     ):
         _action(actions, name, help_text, command).add_argument("name", help="name in the lab file")
+    check = _action(actions, "check", "check whether a device can be measured now", _check)
+    check.add_argument("name", help="name in the lab file")
+    check.add_argument(
+        "--fix", action="store_true", help="mend what can be mended without more rights than yours"
+    )
 
 
 def _add_add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -164,6 +168,12 @@ def _check(args: argparse.Namespace) -> int:
     entry = Lab.load(args.lab).entry(args.name)
     with connect(entry, ask_secret=ask_secret()) as connection:
         results = check(examine(connection, entry, lambda c: _start_agent(c, entry, "check")))
+        if args.fix:
+            from harness.devices_fix import fix
+
+            for line in fix(connection, entry, results, _say):
+                _say(line)
+            results = check(examine(connection, entry, lambda c: _start_agent(c, entry, "check")))
     if args.json:
         _print_json([dataclasses.asdict(result) for result in results])
     else:
