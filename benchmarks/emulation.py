@@ -40,7 +40,7 @@ from search.spaces.chain import Space
 
 FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
 BUSY_LOOPS = 2
-INPUT, CLASSES = (3, 16, 16), 10
+INPUT, CLASSES = (3, 64, 64), 10
 Medians = dict[str, list[float]]
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--boots", type=int, default=3, help="cold boots per state of the host (default 3)")
     parser.add_argument("--sessions", type=int, default=4, help="sessions per boot and network (default 4)")
     parser.add_argument("--candidates", type=int, default=20, help="random candidates to rank (default 20)")
-    parser.add_argument("--runs", type=int, default=30, help="timed runs of a session (default 30)")
+    parser.add_argument("--runs", type=int, default=12, help="timed runs of a session (default 12)")
     parser.add_argument("--build", action="store_true", help="time the building of the image, too")
     args = parser.parse_args(argv)
     figures = measure(args)
