@@ -19,7 +19,7 @@ from harness.quantization import Calibration, as_convolutions, quantize
 from search.network import Dense, Network
 
 NOISY_RUNS = 3
-SAFETY = 2.5
+SAFETY = 4.0
 """How much more a file may differ from the simulation than the simulation does from itself where every
 tensor is rounded up or down at random; docs/formats.md says what was measured."""
 
