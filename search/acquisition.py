@@ -108,7 +108,8 @@ def _edges(costs: Floats, upper: float, dimensions: int) -> Floats:
 
 def _thresholds(front: Front, edges: list[Floats]) -> Floats:
     """Best loss known at the lower corner of every cell, shape ``(cells,)`` in C order."""
-    corners = np.array(list(itertools.product(*(edge[:-1] for edge in edges)))).reshape(-1, len(edges))
+    lows = list(itertools.product(*(edge[:-1] for edge in edges)))
+    corners = np.array(lows, dtype=np.float64).reshape(len(lows), len(edges))
     reached = (front.costs[None, :, :] <= corners[:, None, :]).all(axis=2)  # (cells, f)
     known = np.where(reached, front.losses[None, :], front.worst_loss)
     return np.asarray(known.min(axis=1, initial=front.worst_loss))

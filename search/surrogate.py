@@ -209,8 +209,9 @@ class Ensemble:
 
     def __init__(self, inputs: Inputs, targets: Floats, seed: int) -> None:
         self._process = GaussianProcess(inputs, targets)
+        share = 0.7 if len(inputs) > 1 else 1.0  # of the rows, per tree; at least one row
         self._trees = GradientBoostingRegressor(
-            n_estimators=80, max_depth=4, subsample=0.7, max_features=0.5, random_state=seed
+            n_estimators=80, max_depth=4, subsample=share, max_features=0.5, random_state=seed
         )
         self._trees.fit(_columns(inputs), targets)
 
