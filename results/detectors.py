@@ -34,6 +34,7 @@ from results.records import Session
 Floats = NDArray[np.float64]
 
 MOST_BLOCKS, RUNS_PER_BLOCK, LEAST_BLOCKS = 40, 4, 10
+ROUNDING = 1e-12
 LEAST_DRIFT = 0.01
 """Half of the width that the plans aim at."""
 
@@ -183,7 +184,9 @@ def drift(durations_s: tuple[float, ...]) -> Drift | None:
 def _lag1(centred: Floats) -> float:
     """Autocorrelation at lag one, between 0 and 0.95."""
     power = float(centred @ centred)
-    return min(0.95, max(0.0, float(centred[1:] @ centred[:-1]) / power)) if power > 0 else 0.0
+    if power <= ROUNDING**2 * len(centred):
+        return 0.0
+    return min(0.95, max(0.0, float(centred[1:] @ centred[:-1]) / power))
 
 
 def _block_medians(logs: Floats, blocks: int) -> Floats:
