@@ -53,7 +53,8 @@ def bench(args: argparse.Namespace) -> int:
 
 def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measurement) -> int:
     folder: Path = args.out
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    # With nanoseconds, so that two benches that end together keep both their figures.
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.{time.time_ns() % 10**9:09d}Z"
     stem = Path(args.model).stem.replace(":", "-")
     name = f"{stem}-{args.on}-{stamp}"
     body = {"file": str(args.model), "measurement": to_json(measurement)}
