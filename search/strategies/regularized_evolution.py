@@ -7,6 +7,11 @@ is the best of ``sample`` members drawn with replacement; the child is the paren
 Deviations, because boards add what the paper has not: who is best is told by feasibility, non-dominated
 rank and crowding (:mod:`search.feasibility`) instead of accuracy alone; a child that was tried before is
 mutated again; trials that the board lost take no place in the population.
+
+Infeasible trials age in a population of their own, and every other parent comes from there, the least
+violation winning.  The best network mostly lies at the limit, and what is reached from one side only is
+easily a local optimum (infeasibility driven evolution, Ray, Singh, Isaacs, Smith 2009); here it costs no
+training, since a child that breaks a limit is measured only.
 """
 
 from __future__ import annotations
@@ -20,9 +25,12 @@ from results.errors import ConfigError
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
 from search.feasibility import LAST, standings
-from search.history import History
+from search.history import History, Outcome
 from search.novelty import new_mutant, new_sample
 from search.space import SearchSpace
+
+INFEASIBLE_PARENTS = 0.5
+"""Share of the parents that are infeasible, where there are both kinds."""
 
 
 class Strategy(strategy.Strategy):
@@ -57,21 +65,40 @@ class Strategy(strategy.Strategy):
         """A mutant of a tournament's winner, or a random architecture at first; see the base class."""
         rng = self.randomness(number)
         taken = self.history.taken(pending)
-        standing = standings(self.history.outcomes, self.problem.objectives)
-        usable = [i for i, s in enumerate(standing) if s is not None]
-        if not usable or len(usable) + len(pending) < self.population:
+        tiers = self._tiers()
+        told = sum(len(tier) for tier in tiers)
+        if not told or told + len(pending) < self.population:
             child = new_sample(self.space, rng, taken)
         else:
-            child = new_mutant(self.space, self._parent(usable[-self.population :], rng), rng, taken)
+            child = new_mutant(self.space, self._parent(self._population(tiers, rng), rng), rng, taken)
         return None if child is None else Proposal(child, self.fidelity)
 
     def tell(self, evaluation: Evaluation) -> None:
         """The trial joins the population, the oldest leaves it; see the base class."""
         self.history.add(evaluation)
 
-    def _parent(self, population: Sequence[int], rng: np.random.Generator) -> Architecture:
+    def _tiers(self) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
+        """Feasible, infeasible and failed trials, each in the order of the tells."""
+        tiers: tuple[list[Outcome], list[Outcome], list[Outcome]] = ([], [], [])
+        outcomes = self.history.outcomes
+        for outcome, standing in zip(outcomes, standings(outcomes, self.problem.objectives), strict=True):
+            if standing is not None:
+                tiers[standing.tier].append(outcome)
+        return tiers
+
+    def _population(
+        self, tiers: tuple[list[Outcome], list[Outcome], list[Outcome]], rng: np.random.Generator
+    ) -> list[Outcome]:
+        """The latest of the tier from which the parent comes; failed trials only where nothing ran."""
+        feasible, infeasible, failed = tiers
+        if feasible and infeasible:
+            chosen = infeasible if rng.random() < INFEASIBLE_PARENTS else feasible
+        else:
+            chosen = feasible or infeasible or failed
+        return chosen[-self.population :]
+
+    def _parent(self, members: Sequence[Outcome], rng: np.random.Generator) -> Architecture:
         """Winner of one tournament; ties are broken by chance, for the draw comes in random order."""
-        members = [self.history.outcomes[i] for i in population]
         standing = standings(members, self.problem.objectives)
         drawn: list[int] = rng.integers(len(members), size=self.sample).tolist()
         return members[min(drawn, key=lambda i: standing[i] or LAST)].architecture
