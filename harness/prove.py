@@ -10,7 +10,8 @@ from harness.board import Board
 from harness.export import Comparison, Exported, agreement, run_on_host
 from harness.measure import Job, ship
 from results.errors import WrongOutput
-from results.records import Plan, Target
+from results.records import Plan, Score, Target
+from search.tasks import Split
 
 Images = NDArray[np.float32]
 
@@ -33,6 +34,20 @@ def compare_on_board(
         CandidateError: If the file does not run there.
         BoardError: If the board stays away.
     """
+    found = agreement(run_on_host(file, images), logits_on_board(board, target, file, plan, images))
+    if found.largest_difference > tolerance:
+        raise WrongOutput(
+            file.artifact.sha256,
+            f"{target.name} computes other numbers than this host: outputs differ by up to "
+            f"{found.largest_difference:.3g} on {found.images} images",
+        )
+    return found
+
+
+def logits_on_board(
+    board: Board, target: Target, file: Exported, plan: Plan, images: Images
+) -> NDArray[np.float32]:
+    """What a board computes for images ``(n, channels, height, width)``; errors as above."""
     job = Job(file.artifact, file.data, target, plan)
     layout = images if target.file_format == "onnx" else images.transpose(0, 2, 3, 1)
 
@@ -42,11 +57,28 @@ def compare_on_board(
         logits: NDArray[np.float32] = agent.outputs(file.artifact, target, inputs, plan.load_limit_s)[0]
         return logits
 
-    found = agreement(run_on_host(file, images), board.use(work, file.artifact.sha256))
-    if found.largest_difference > tolerance:
-        raise WrongOutput(
-            file.artifact.sha256,
-            f"{target.name} computes other numbers than this host: outputs differ by up to "
-            f"{found.largest_difference:.3g} on {found.images} images",
-        )
-    return found
+    return board.use(work, file.artifact.sha256)
+
+
+def score_on_board(
+    board: Board, target: Target, file: Exported, plan: Plan, split: Split, *, count: int
+) -> Score | None:
+    """Share of some images that a board classifies rightly; None for a task without classes.
+
+    Args:
+        board: The board of the target.
+        target: How it is run there.
+        file: A trained file.
+        plan: Sets how long it may take.
+        split: Where the images come from; independent examples, evenly spread.
+        count: How many images.
+
+    Raises:
+        CandidateError, BoardError: As :func:`compare_on_board`.
+    """
+    if split.labels.ndim != 1 or split.labels.dtype != np.int64:
+        return None
+    rows = np.linspace(0, split.examples - 1, min(count, split.examples)).round().astype(int)
+    logits = logits_on_board(board, target, file, plan, split.normalisation(split.pixels[rows]))
+    right = int((logits.argmax(1) == split.labels[rows]).sum())
+    return Score(right / len(rows), len(rows))

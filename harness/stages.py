@@ -16,6 +16,7 @@ from harness.export import Exported
 from harness.exporters import onnx
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
+from harness.prove import score_on_board
 from harness.reference import reference
 from results import plots, report, table
 from results.codec import from_json, to_json
@@ -39,6 +40,9 @@ minute of the host's time."""
 
 CONFIRMED_PER_TARGET = 8
 """Candidates of a target's front that are confirmed at the most in one round."""
+
+SCORED_IMAGES = 200
+"""Validation images that a board classifies with each confirmed file: a Wilson interval of about 4 points."""
 
 CONFIRM_ROUNDS = 4
 
@@ -189,6 +193,7 @@ def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, las
         key = f"{member.evaluation.trial.number}/{member.target.name}"
         try:
             _check(rig, member, Exported(job.artifact, job.data))
+            _score(rig, board, member, Exported(job.artifact, job.data))
             measurement = job.measurement(board.facts, board.origin)
         except CandidateError as error:
             rig.run.append("refuted", key, {"error": str(error)})
@@ -198,6 +203,17 @@ def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, las
         else:
             rig.run.append("confirmed", key, {"measurement": to_json(measurement)})
     return again
+
+
+def _score(rig: Rig, board: Board, member: Member, file: Exported) -> None:
+    """The accuracy that the board itself reaches on a sample of the validation split; a replay has none."""
+    key = f"{member.evaluation.trial.number}/{member.target.name}"
+    if board.origin == "replayed" or rig.study.check_outputs == "none" or rig.run.get("scored_on_board", key):
+        return
+    split = rig.task.splits().validation
+    score = score_on_board(board, member.target, file, rig.study.confirm, split, count=SCORED_IMAGES)
+    if score is not None:
+        rig.run.append("scored_on_board", key, {"score": to_json(score)})
 
 
 def _check(rig: Rig, member: Member, file: Exported) -> None:

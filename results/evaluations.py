@@ -34,6 +34,7 @@ class TrialRecords:
         confirmed: By target name, with trained weights over fresh agents.
         refuted: Why a trained file could not be confirmed, by target name.
         tested: Score on the test split by precision.
+        on_board: Score of a sample of the validation split, computed on the board, by target name.
     """
 
     trial: Trial
@@ -53,6 +54,7 @@ class TrialRecords:
     confirmed: dict[str, Measurement] = field(default_factory=dict)
     refuted: dict[str, str] = field(default_factory=dict)
     tested: dict[str, Score] = field(default_factory=dict)
+    on_board: dict[str, Score] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
         """What the strategy is told.
@@ -178,6 +180,10 @@ def _refuted(known: TrialRecords, record: Record, rest: str) -> None:
     known.refuted[rest] = str(record.body["error"])
 
 
+def _on_board(known: TrialRecords, record: Record, rest: str) -> None:
+    known.on_board[rest] = from_json(Score, record.body["score"])
+
+
 def _tested(known: TrialRecords, record: Record, _: str) -> None:
     known.tested = _scores(record.body)
 
@@ -196,4 +202,5 @@ _READERS = {
     "confirmed": _confirmed,
     "refuted": _refuted,
     "tested": _tested,
+    "scored_on_board": _on_board,
 }

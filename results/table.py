@@ -34,7 +34,8 @@ COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "paramet
 
 _FRONT_COLUMNS = """
 trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
-validation_accuracy validation_accuracy_low validation_accuracy_high latency_p50_ms latency_p50_ms_low
+validation_accuracy validation_accuracy_low validation_accuracy_high board_accuracy
+board_accuracy_low board_accuracy_high latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio size_bytes
 peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note verdict verdict_reasons
 conditions plan sessions agents runs device board emulated runtime runtime_version precision threads provider
@@ -140,6 +141,7 @@ def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
         **_score_columns("accuracy", tested or validated),
         "accuracy_split": "test" if tested else "validation",
         **_score_columns("validation_accuracy", validated),
+        **_score_columns("board_accuracy", known.on_board.get(target)),
         **measurement_row(candidate.measurement),
         "macs": known.network.get("macs"),
         "parameters": known.network.get("parameters"),

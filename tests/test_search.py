@@ -105,6 +105,10 @@ def test_fronts_are_confirmed_over_fresh_agents(finished: Path) -> None:
         front = pd.read_csv(finished / f"pareto_{target}.csv")
         assert front.loc[front["nominal"], "confirmed"].all()
         assert (front["accuracy_split"] == "test").all()
+        # The board itself classified a sample of the validation split, as well as this host did all of it.
+        confirmed = front[front["confirmed"]]
+        assert (confirmed["board_accuracy_low"] <= confirmed["validation_accuracy_high"]).all()
+        assert (confirmed["board_accuracy_high"] >= confirmed["validation_accuracy_low"]).all()
         for name in ("accuracy", "latency_p50_ms", "latency_p90_ms"):
             assert (front[f"{name}_low"] <= front[name]).all()
             assert (front[name] <= front[f"{name}_high"]).all()
