@@ -161,7 +161,7 @@ def test_a_screen_keeps_noisy_sessions_and_a_strict_plan_does_not(tmp_path: Path
     screened = measure(board, Job(file.artifact, file.data, TARGET, plan))
     strict = measure(board, Job(file.artifact, file.data, TARGET, replace(plan, strict=True)))
     board.close()
-    assert screened.dropped == ()
+    assert not any("CPU pressure" in reason for reason in screened.dropped)
     # A machine that is busy while this runs may add reasons of its own.
     assert len(strict.dropped) == 2
     assert all("CPU pressure over 1%" in reason for reason in strict.dropped)

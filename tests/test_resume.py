@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,17 @@ def stored(run: Path) -> list[tuple[str, str]]:
         return [(r.kind, r.key) for r in store.run("small").records()] if "small" in names else []
 
 
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """What runs in the background or under nohup ignores some signals, and so would its children."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_a_run_cleanly(
     number: signal.Signals, recorded: Path, undisturbed: Path, replay_lab: str
