@@ -40,9 +40,6 @@ FEWEST = 5
 CALIBRATION = (0.6, 1.6)
 """Least and greatest factor of the standard deviation."""
 
-LARGEST_ERROR = 3.0
-"""Errors count up to so many standard deviations: one that did not learn says little about the others."""
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -186,8 +183,7 @@ class Belief:
                 errors.append((model.target(figure) - predicted["mean"]) / predicted["deviation"])
         if len(errors) < FEWEST:
             return 1.0
-        recent = np.clip(errors[-RECENT:], -LARGEST_ERROR, LARGEST_ERROR)
-        return float(np.clip(np.sqrt(np.mean(recent**2)), *CALIBRATION))
+        return float(np.clip(np.sqrt(np.mean(np.square(errors[-RECENT:]))), *CALIBRATION))
 
     def score(self, architectures: Sequence[Architecture]) -> Floats:
         """Acquisition, shape ``(n,)``: more is better.
