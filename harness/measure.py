@@ -257,7 +257,7 @@ def _take_turn(board: Board, job: Job, number: int, seed: int) -> None:
     def work(agent: BoardAgent) -> None:
         job.cpus = board.facts.cpus
         ship(agent, [job])
-        if job.plan.strict:
+        if job.plan.strict or job.plan.name == "confirm":
             job.place(agent)
         if job.error is None:
             job.run_session(agent, number, seed)

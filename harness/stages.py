@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +226,9 @@ def _check(rig: Rig, member: Member, file: Exported) -> None:
 def _confirm_job(rig: Rig, member: Member) -> Job:
     file = trained_files(rig, member.evaluation).file(kind_of(member.target))
     beside = reference(member.target.file_format)
-    return Job(file.artifact, file.data, member.target, rig.study.confirm, reference=beside)
+    # Where noise is accepted, a busy machine's sessions are kept and marked, not taken again and again.
+    plan = replace(rig.study.confirm, strict=not rig.study.accept_noisy)
+    return Job(file.artifact, file.data, member.target, plan, reference=beside)
 
 
 def trained_files(rig: Rig, evaluation: Evaluation) -> TrainedFiles:
