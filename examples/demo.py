@@ -35,7 +35,7 @@ DEVICE = "this-machine"
 LOOKED_AT = 20
 """Random candidates by which the limits are set."""
 
-SHARE_WITHIN = 0.8
+SHARE_WITHIN = 0.85
 """Share of them that the limit lets through."""
 
 
