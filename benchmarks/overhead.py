@@ -167,11 +167,8 @@ def _watched() -> Iterator[dict[str, float]]:
             setattr(owner, name, timed)
             stack.callback(setattr, owner, name, inner)
 
-        watch(evaluate, "export", "export")
-        watch(evaluate, "compare_logits", "prove")
-        watch(evaluate, "predict", "prove")
-        watch(evaluate, "run_on_host", "prove")
-        watch(AgentClient, "outputs", "prove")
+        watch(evaluate.Evaluator, "_untrained_files", "export")
+        watch(evaluate.Evaluator, "_prove", "prove")
         watch(AgentClient, "missing", "ship")
         watch(AgentClient, "put", "ship")
         watch(AgentClient, "session", "session")
