@@ -28,7 +28,8 @@ from devices.registry import Lab
 from harness import config, stages
 from harness.board import Board
 from harness.progress import Watcher
-from harness.study import study_of
+from harness.study import Study, study_of
+from results.codec import to_json
 from results.records import Artifact, Conditions, Plan, RanOn, Session, Target
 from results.store import Store
 
@@ -108,13 +109,17 @@ class SleepingAgent(BoardAgent):
         self._busy_s[self._device] += seconds
 
 
+def _config(study: Study) -> dict[str, Any]:
+    return {"study": STUDY, "targets": to_json(study.targets), "problem": to_json(study.problem)}
+
+
 def run(session_s: float, trials: int) -> dict[str, float]:
     """One search; figures as in the module's docstring."""
     study = study_of(STUDY | {"trials": trials}, Path("pipeline"))
     busy_s: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as text, Store.open(Path(text) / "store.sqlite") as store:
         entries = {t.device: DeviceEntry(t.device, "local") for t in study.targets}
-        record = store.begin("pipeline", {"study": STUDY})
+        record = store.begin("pipeline", _config(study))
         with config.open_rig(study, Lab(Path(text) / "lab.toml", entries), store, record, Watcher()) as rig:
             rig.boards = {
                 name: Board(name, lambda n=name: SleepingAgent(session_s, busy_s, n), lambda: None, rig.host)  # type: ignore[misc]
