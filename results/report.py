@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy
+from results import energy, loading
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
@@ -217,6 +217,8 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame) -> list[str]:
         + ", ".join(f"{k} {v}" for k, v in newest.environment.facts),
         f"- **Verdicts**: {', '.join(f'{n} {state}' for state, n in sorted(verdicts.items(), reverse=True))}",
     ]
+    if invalid := loading.note(newest):
+        lines.append(f"- **Loading**: {invalid}")
     if reasons:
         lines.append("- **Reasons**: " + "; ".join(f"{text} ({n})" for text, n in reasons.most_common(6)))
     conditions = [text for text in here["conditions"].unique() if text][:3]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy
+from results import energy, loading
 from results.conditions import summary
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
@@ -36,8 +36,8 @@ _FRONT_COLUMNS = """
 trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
 validation_accuracy validation_accuracy_low validation_accuracy_high board_accuracy
 board_accuracy_low board_accuracy_high latency_p50_ms latency_p50_ms_low
-latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio size_bytes
-peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note verdict verdict_reasons
+latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio load_ms cold_ms
+load_note size_bytes peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note verdict verdict_reasons
 conditions plan sessions agents runs device board emulated runtime runtime_version precision threads provider
 origin measured_at environment weights artifact_sha256 macs parameters trained_sha256
 """
@@ -167,10 +167,13 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         **_columns("latency_p50_ms", latency(measurement, 0.5), 1e3),
         **_columns("latency_p90_ms", latency(measurement, 0.9), 1e3),
         "latency_ratio": latency_ratio(measurement),
+        "load_ms": _milli(loading.load_s(measurement)),
+        "cold_ms": _milli(loading.cold_s(measurement)),
+        "load_note": loading.note(measurement),
         "size_bytes": artifact.size_bytes,
         "peak_memory_bytes": None if memory is None else memory.value,
         **_columns("energy_mj", None if joules is None else joules.gross, 1e3),
-        "energy_net_mj": None if joules is None or joules.net is None else 1e3 * joules.net.value,
+        "energy_net_mj": _milli(None if joules is None else _middle(joules.net)),
         "energy_note": energy.note(measurement),
         "verdict": verdict.state,
         "verdict_reasons": "; ".join(verdict.reasons),
@@ -282,6 +285,10 @@ def _columns(name: str, interval: Interval | None, factor: float) -> dict[str, f
         f"{name}_low": interval.low * factor,
         f"{name}_high": interval.high * factor,
     }
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
 
 
 def _middle(interval: Interval | None) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results import table
+from results import loading, table
 from results.errors import StoreError
 from results.evaluations import evaluations, history
 from results.records import Conditions, Environment, Interval, Limit, Metric, Score, Target
@@ -316,5 +316,16 @@ def test_a_measurement_alone_makes_a_row(tmp_path: Path) -> None:
     measurement = replace(measurement, sessions=(*measurement.sessions, reference))
     row = table.measurement_row(measurement)
     assert (row["sessions"], row["latency_ratio"], row["verdict"]) == (3, pytest.approx(0.5), "valid")
+    assert (row["load_ms"], row["cold_ms"], row["load_note"]) == (10.0, 20.0, "")
     table.write_csv(tmp_path / "bench.csv", [{"file": "a.onnx", **row}])
     assert pd.read_csv(tmp_path / "bench.csv").loc[0, "file"] == "a.onnx"
+
+
+@pytest.mark.parametrize(("clock", "valid"), [("virtual", False), ("wall", True)])
+def test_load_and_first_run_are_not_valid_in_virtual_time(clock: str, valid: bool) -> None:
+    label = Environment((("emulated", f"pi4,qemu-7.2.22,{clock}-time"),))
+    measurement = make_measurement([make_session([0.004] * 20)] * 3, environment=label)
+    row = table.measurement_row(measurement)
+    assert (row["load_ms"], row["cold_ms"]) == ((10.0, 20.0) if valid else (None, None))
+    assert row["load_note"] == ("" if valid else loading.NOT_VALID)
+    assert measurement.sessions[0].load_s == 0.01, "what was measured stays"
