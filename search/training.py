@@ -95,7 +95,7 @@ def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
     candidate = job.network.fingerprint
     with _blamed_on(candidate):
         task = _task(job)
-    with _repeatable(job.seed), _blamed_on(candidate):
+    with repeatable(job.seed), _blamed_on(candidate):
         check_fits(job.network, task, job.fidelity)
         weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
         module = _module(job.network, weights)
@@ -123,7 +123,7 @@ def evaluate(network: Network, weights: Weights, task: Task, split: SplitName) -
         ArchitectureError: If the weights are those of another network.
     """
     data = task.data[split]
-    with _repeatable(0), _blamed_on(network.fingerprint):
+    with repeatable(0), _blamed_on(network.fingerprint):
         outputs = outputs_of(
             _module(network, weights), Inputs(data.pixels, data.normalisation, _size(network))
         )
@@ -140,7 +140,7 @@ def predict(network: Network, weights: Weights, images: NDArray[np.float32]) -> 
         raise ConfigError(f"the network takes images {network.input_shape}, got {images.shape[1:]}")
     channels = len(images[0])
     plain = Normalisation((0.0,) * channels, (1.0,) * channels)
-    with _repeatable(0):
+    with repeatable(0):
         inputs = Inputs(images.astype(np.float32, copy=False), plain, _size(network))
         return outputs_of(_module(network, weights), inputs)
 
@@ -182,7 +182,7 @@ def _module(network: Network, weights: Weights) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
+def repeatable(seed: int) -> Iterator[None]:
     """One thread, no denormals, and seeded global generators for code that uses those; put back after."""
     threads, python, legacy = torch.get_num_threads(), random.getstate(), np.random.get_state()
     np.finfo(np.float32), np.finfo(np.float64)  # numpy looks for denormals when first asked, and warns
