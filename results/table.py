@@ -39,7 +39,8 @@ board_accuracy_low board_accuracy_high latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio load_ms cold_ms
 load_note size_bytes peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note
 verdict verdict_reasons conditions plan sessions agents runs device board emulated runtime runtime_version
-precision threads provider origin measured_at environment weights artifact_sha256 macs parameters trained_sha256
+precision threads provider origin measured_at environment weights artifact_sha256 macs parameters
+trained_sha256
 """
 FRONT_COLUMNS = tuple(_FRONT_COLUMNS.split())
 """Columns of :func:`pareto`, for fronts without members too."""
