@@ -17,7 +17,10 @@ from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
 from results.settings import Settings
 
-SCREEN = Plan("screen", sessions=(2, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
+SCREEN = Plan("screen", sessions=(1, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
+"""One session is enough where the known spread of the target says so; where it is not known, the interval of one
+session is so wide that others follow."""
+
 CONFIRM = Plan(
     "confirm",
     sessions=(10, 20),
