@@ -1,7 +1,7 @@
 """What every :class:`devices.connection.Connection` must do; subclass it and give the three fixtures.
 
-The machine reached must be this one, so that files and processes can be looked at directly.  The class is
-not named ``Test...``: only its subclasses are collected.
+Files and processes are looked at past the connection: as those of this machine, unless a subclass says how
+else.  The class is not named ``Test...``: only its subclasses are collected.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def gone(pids: list[int], within_s: float = 10.0) -> bool:
+def gone(pids: list[int], within_s: float = 10.0, lives: Callable[[int], bool] = is_running) -> bool:
     """Whether all processes have ended; waits for them a while, since the kernel may take its time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if not any(is_running(pid) for pid in pids):
+        if not any(lives(pid) for pid in pids):
             return True
         time.sleep(0.01)
     return False
@@ -94,11 +94,11 @@ def mount_small_disk(folder: Path) -> None:
 
 
 class ConnectionContract:
-    """The contract.  Subclasses override the three fixtures."""
+    """The contract.  Subclasses override the first three fixtures; of another machine all five."""
 
     @pytest.fixture
     def home(self) -> Path:
-        """The login's home directory, as a path on this machine."""
+        """The login's home directory, empty but for hidden files."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -110,6 +110,16 @@ class ConnectionContract:
     def put_on_full_disk(self) -> Callable[[bytes], type[BaseException] | None]:
         """Puts data on a file system of 64 KiB through such a connection; gives the error's type."""
         raise NotImplementedError
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path) -> Path:
+        """A folder outside of the home where the login may write."""
+        return tmp_path
+
+    @pytest.fixture
+    def lives(self) -> Callable[[int], bool]:
+        """Whether a process that was started through the connection still runs."""
+        return is_running
 
     # ------------------------------------------------------------------ run
 
@@ -141,12 +151,12 @@ class ConnectionContract:
         assert connection.run(["pwd", "-P"]).stdout.decode().strip() == str(home.resolve())
 
     def test_run_over_its_limit_is_lost_and_does_not_outlive_the_connection(
-        self, connection: Connection, home: Path
+        self, connection: Connection, home: Path, lives: Callable[[int], bool]
     ) -> None:
         with pytest.raises(ConnectionLost, match=r"1 s|1\.0 s"):
             connection.run(["sh", "-c", "echo $$ > pid; sleep 600; true"], limit_s=1.0)
         connection.close()
-        assert gone([int((home / "pid").read_text())])
+        assert gone([int((home / "pid").read_text())], lives=lives)
 
     # ------------------------------------------------------------------ open
 
@@ -207,27 +217,33 @@ class ConnectionContract:
         assert channel.stderr_tail().endswith("the \N{REPLACEMENT CHARACTER} end")
         assert len(channel.stderr_tail()) <= 4096
 
-    def test_close_ends_the_whole_process_group(self, connection: Connection) -> None:
+    def test_close_ends_the_whole_process_group(
+        self, connection: Connection, lives: Callable[[int], bool]
+    ) -> None:
         channel = connection.open(["sh", "-c", "echo $$; sleep 600 & echo $!; sleep 600 & echo $!; wait"])
         pids = [int(line) for line in receive_lines(channel, 3)]
-        assert all(is_running(pid) for pid in pids)
+        assert all(lives(pid) for pid in pids)
         channel.close()
         channel.close()
-        assert gone(pids)
+        assert gone(pids, lives=lives)
 
-    def test_close_ends_what_ignores_signals_and_end_of_input(self, connection: Connection) -> None:
+    def test_close_ends_what_ignores_signals_and_end_of_input(
+        self, connection: Connection, lives: Callable[[int], bool]
+    ) -> None:
         script = "trap '' TERM HUP INT PIPE; echo $$; sleep 600 & echo $!; while :; do sleep 0.1; done"
         channel = connection.open(["sh", "-c", script])
         pids = [int(line) for line in receive_lines(channel, 2)]
         channel.close()
-        assert gone(pids)
+        assert gone(pids, lives=lives)
 
-    def test_closing_the_connection_ends_its_channels(self, connection: Connection) -> None:
+    def test_closing_the_connection_ends_its_channels(
+        self, connection: Connection, lives: Callable[[int], bool]
+    ) -> None:
         channels = [connection.open(["sh", "-c", "echo $$; exec sleep 600"]) for _ in range(2)]
         pids = [int(receive_lines(channel, 1)[0]) for channel in channels]
         connection.close()
         connection.close()
-        assert gone(pids)
+        assert gone(pids, lives=lives)
         for channel in channels:
             channel.close()
 
@@ -239,9 +255,9 @@ class ConnectionContract:
         connection.put(EVERY_BYTE, "deep/er/it's a file")
         assert (home / "deep" / "er" / "it's a file").read_bytes() == EVERY_BYTE
 
-    def test_put_takes_absolute_paths(self, connection: Connection, tmp_path: Path) -> None:
-        connection.put(b"", str(tmp_path / "elsewhere" / "empty"))
-        assert (tmp_path / "elsewhere" / "empty").read_bytes() == b""
+    def test_put_takes_absolute_paths(self, connection: Connection, elsewhere: Path) -> None:
+        connection.put(b"", str(elsewhere / "elsewhere" / "empty"))
+        assert (elsewhere / "elsewhere" / "empty").read_bytes() == b""
 
     def test_put_replaces_whole_and_leaves_nothing_beside(self, connection: Connection, home: Path) -> None:
         connection.put(b"old", "folder/file")
