@@ -77,11 +77,19 @@ def test_a_warm_up_that_ends_is_cut_off(tau: int) -> None:
     runs = timed(np.log1p(np.exp(-np.arange(1000) / tau)) + rng.normal(0, 0.03, 1000))
     assert 0 < warmup_cut(runs) <= 500
     assert has_settled(runs)
-    assert np.median(settled(runs)) == pytest.approx(0.01, rel=0.005)
+    assert np.median(settled([runs])[0]) == pytest.approx(0.01, rel=0.005)
     # The figure of the session is that of what is left.
     figure = latency(make_measurement([make_session(runs)]), 0.5)
     assert figure is not None
-    assert figure.value == pytest.approx(np.median(settled(runs)))
+    assert figure.value == pytest.approx(np.median(settled([runs])[0]))
+
+
+def test_a_slow_start_of_a_few_sessions_is_kept() -> None:
+    level = (0.01, 0.0101) * 50
+    slow = (*(1.2 * run for run in level[:20]), *level[20:])
+    assert warmup_cut(slow) == 20
+    assert settled([slow, level]) == [slow, level]
+    assert settled([slow, slow, level]) == [slow[20:], slow[20:], level]
 
 
 def test_a_warm_up_that_does_not_end_is_refused() -> None:
@@ -91,7 +99,7 @@ def test_a_warm_up_that_does_not_end_is_refused() -> None:
         for _ in range(3)
     ]
     assert not has_settled(rows[0].durations_s)
-    assert settled(rows[0].durations_s) == rows[0].durations_s
+    assert settled([rows[0].durations_s]) == [rows[0].durations_s]
     verdict = judge(make_measurement(rows))
     assert verdict.state == "invalid"
     assert "warm-up had not ended (3 of 3 sessions)" in verdict.reasons
