@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from results.errors import BoardwiseError, ConfigError, TrainingError
-from results.records import Fidelity, Score
+from results.records import Fidelity, Option, Score
 from search.datasets import load_task
 from search.module import load_weights, to_module, weights_of
 from search.network import Network, initial_weights
 from search.task_file import last_lines
 from search.tasks import Normalisation, SplitName, Task
-from search.training_run import Inputs, Limits, OnEpoch, TrainingRun, checked_score, one_cycle, outputs_of
+from search.training_checkpoint import Checkpoint
+from search.training_run import (
+    Inputs,
+    Limits,
+    OnEpoch,
+    Stopped,
+    TrainingRun,
+    checked_score,
+    one_cycle,
+    outputs_of,
+)
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -50,6 +61,7 @@ class TrainingJob:
         seed: Initial weights, order of the images and their changes follow from it.
         weights: What to begin with instead of fresh weights.
         time_limit_s: CPU time after which it is given up [s].
+        settings: Settings of the training that are not as usual (:data:`search.recipe.RECIPE`).
     """
 
     network: Network
@@ -59,6 +71,7 @@ class TrainingJob:
     seed: int
     weights: Weights | None = None
     time_limit_s: float = math.inf
+    settings: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,7 @@ class TrainingResult:
         weights: Trained weights, float32, none of them denormal.
         training_s: CPU time of the training, validation included, loading the data not [s].
         flushed: Number of weights that were nearly 0 (below 1e-30) and became 0.
+        stopped: Whether whoever watched ended it before its last epoch.
     """
 
     score: Score
@@ -78,14 +92,20 @@ class TrainingResult:
     weights: Weights = field(repr=False)
     training_s: float
     flushed: int
+    stopped: bool = False
 
 
-def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
+def train(
+    job: TrainingJob, on_epoch: OnEpoch | None = None, *, checkpoint: Path | None = None
+) -> TrainingResult:
     """Trains a network in this process.
 
     Args:
         job: What to train, and how.
-        on_epoch: Called with the number of epochs done and the validation score, after each.
+        on_epoch: Called with the number of epochs done and the validation score, after each; ends the
+            training if it gives True.
+        checkpoint: File in which the state is kept after every epoch; where there is one of this job, the
+            training goes on from it.
 
     Raises:
         TrainingError: If it diverges, takes too long, or code of the task raises.
@@ -94,7 +114,7 @@ def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
     """
     candidate = job.network.fingerprint
     with _blamed_on(candidate):
-        task = _task(job)
+        task = loaded_task(job.task_name, job.task_options)
     with repeatable(job.seed), _blamed_on(candidate):
         check_fits(job.network, task, job.fidelity)
         weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
@@ -107,12 +127,19 @@ def train(job: TrainingJob, on_epoch: OnEpoch | None = None) -> TrainingResult:
             size=_size(job.network),
             limits=Limits(candidate, job.time_limit_s),
             on_epoch=on_epoch,
+            checkpoint=Checkpoint(checkpoint),
+            settings=job.settings,
         )
-        (task.trainer or one_cycle)(module, run)
+        stopped = False
+        try:
+            (task.trainer or one_cycle)(module, run)
+        except Stopped:
+            stopped = len(run.curve) < run.epochs
         trained, flushed = _settled(weights_of(module), candidate)
         load_weights(module, trained)
         score = run.validate()
-    return TrainingResult(score, tuple(run.curve) or (score.value,), trained, run.training_s, flushed)
+    curve = tuple(run.curve) or (score.value,)
+    return TrainingResult(score, curve, trained, run.training_s, flushed, stopped)
 
 
 def evaluate(network: Network, weights: Weights, task: Task, split: SplitName) -> Score:
@@ -149,7 +176,12 @@ def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:
     """Raises ConfigError unless the network takes the task's images and gives its outputs."""
     channels, height, width = task.input_shape
     if fidelity.resolution is not None:
-        height = width = fidelity.resolution
+        if fidelity.resolution > min(height, width):
+            raise ConfigError(
+                f"a resolution of {fidelity.resolution} is more than task {task.name!r} has: its images are "
+                f"{height}x{width}; choose a smaller one, or none"
+            )
+        height, width = resized(height, width, fidelity.resolution)
     if network.input_shape != (channels, height, width):
         raise ConfigError(
             f"task {task.name!r} gives images {(channels, height, width)} at resolution "
@@ -160,16 +192,26 @@ def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:
         raise ConfigError(f"task {task.name!r} has {task.classes} outputs, the network gives {outputs}")
 
 
+def resized(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width of images whose shorter edge becomes ``resolution`` pixels, in their proportions."""
+    shorter = min(height, width)
+    return round(height * resolution / shorter), round(width * resolution / shorter)
+
+
 # --------------------------------------------------------------------------- pieces
 
 
-def _task(job: TrainingJob) -> Task:
-    """The job's task; the last one is kept, since one job comes after another."""
-    options = dict(job.task_options)
-    if job.task_name not in _kept or _kept[job.task_name][0] != options:
+def loaded_task(name: str, options: Mapping[str, Any]) -> Task:
+    """The task of that name; the last one is kept, since one job comes after another.
+
+    Raises:
+        DataError: As :func:`search.datasets.load_task`.
+    """
+    options = dict(options)
+    if name not in _kept or _kept[name][0] != options:
         _kept.clear()
-        _kept[job.task_name] = options, load_task(job.task_name, options)
-    return _kept[job.task_name][1]
+        _kept[name] = options, load_task(name, options)
+    return _kept[name][1]
 
 
 def _size(network: Network) -> tuple[int, int]:

@@ -1,35 +1,42 @@
 """Trainings in processes of their own, several at a time, that can be stopped while a board measures.
 
 Processes come from multiprocessing's fork server with PyTorch loaded (30 ms each instead of 2.5 s, and
-memory shared).  A worker that is killed is started again and its job tried once more.  Workers end with
-the process that owns the pool, however that one ends (:mod:`search.training_worker`).
+memory shared).  A worker that is killed is started again and its job goes on from the last epoch that was
+done (:mod:`search.training_checkpoint`).  Workers end with the process that owns the pool, however that one
+ends (:mod:`search.training_worker`).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import pickle
 import queue
 import signal
+import tempfile
 import threading
+from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from results.errors import ConfigError, TrainingError
 from search.datasets import located
 from search.training import TrainingJob, TrainingResult
 from search.training_processes import PoolClosed, Processes, Worker
 from search.training_run import OnEpoch
-from search.training_worker import EpochDone, JobFailed, stat_fields
+from search.training_worker import Coming, EpochDone, JobFailed, Order, stat_fields
 
 _logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _ATTEMPTS = 2
+"""Deaths in a row, without an epoch between them, after which a job is given up."""
 _GRACE_S = 10.0
 """CPU time that a job gets on top of 1.2 times its limit before it is killed from outside."""
 _STALLED_TICKS = 600
@@ -37,18 +44,33 @@ _STALLED_TICKS = 600
 
 
 class _WorkerDied(Exception):
-    """The process of a worker ended in the middle of a job."""
+    """The process of a worker ended in the middle of a job, ``epochs`` after it had begun or gone on."""
+
+    def __init__(self, reason: str, epochs: int) -> None:
+        super().__init__(reason)
+        self.epochs = epochs
 
 
 @dataclass(frozen=True, eq=False)
 class _Queued:
     """A job that waits or runs."""
 
-    candidate: str
+    order: Order
     payload: bytes
-    time_limit_s: float
     on_epoch: OnEpoch | None
     future: Future[TrainingResult]
+
+    @property
+    def candidate(self) -> str:
+        return self.order.job.network.fingerprint
+
+    @property
+    def time_limit_s(self) -> float:
+        return self.order.job.time_limit_s
+
+    def discard_checkpoint(self) -> None:
+        if self.order.checkpoint is not None:
+            self.order.checkpoint.unlink(missing_ok=True)
 
 
 class TrainingPool:
@@ -58,14 +80,19 @@ class TrainingPool:
 
     Args:
         workers: Trainings at a time; at least 1.
+        coming: Name and options of the task that will be trained on.  The workers are started at once then,
+            and load it while nothing is to be trained yet.
 
     Raises:
         ConfigError: For fewer workers than one.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, coming: tuple[str, Mapping[str, Any]] | None = None) -> None:
         if workers < 1:
             raise ConfigError(f"a training pool needs at least 1 worker, got {workers}")
+        self._coming = None if coming is None else Coming(located(coming[0]), dict(coming[1]))
+        self._folder = tempfile.TemporaryDirectory(prefix="boardwise-training-")
+        self._numbers = itertools.count()
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._processes = Processes()
         self._lock = threading.Lock()
@@ -77,13 +104,16 @@ class TrainingPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: TrainingJob, on_epoch: OnEpoch | None = None) -> Future[TrainingResult]:
+    def submit(
+        self, job: TrainingJob, on_epoch: OnEpoch | None = None, *, may_stop: bool = False
+    ) -> Future[TrainingResult]:
         """Queues a job.
 
         Args:
             job: What to train.
             on_epoch: Called in a thread of this process with the number of epochs done and the validation
-                score; starts again at 1 if the worker was killed and the job is tried once more.
+                score.  An epoch that was under way when the worker was killed is done, and told, again.
+            may_stop: Whether a training is ended where ``on_epoch`` gives True; it waits for the answer.
 
         Returns:
             A future that raises what :func:`search.training.train` raises, and ``TrainingError`` too for
@@ -94,12 +124,12 @@ class TrainingPool:
         """
         job = replace(job, task_name=located(job.task_name))
         future: Future[TrainingResult] = Future()
-        payload = pickle.dumps(job)
-        item = _Queued(job.network.fingerprint, payload, job.time_limit_s, on_epoch, future)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the training pool is closed")
-            self._queue.put(item)
+            checkpoint = Path(self._folder.name) / f"{next(self._numbers)}.pt"
+            order = Order(job, checkpoint, may_stop)
+            self._queue.put(_Queued(order, pickle.dumps(order), on_epoch, future))
         return future
 
     def pause(self) -> None:
@@ -130,6 +160,7 @@ class TrainingPool:
         for thread in self._threads:
             thread.join()
         self._processes.end_guard()
+        self._folder.cleanup()
 
     def _cancel_waiting(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -153,18 +184,23 @@ class TrainingPool:
         slot = _Slot(self._processes)
         with contextlib.suppress(PoolClosed, OSError, EOFError):  # tried again when there is a job
             slot.worker()
+        if self._coming is not None:
+            slot.prepare(self._coming)
         while (item := self._queue.get()) is not None:
             if not item.future.set_running_or_notify_cancel():
                 continue
             try:
                 result = slot.run(item)
-            except (TrainingError, PoolClosed) as error:
-                item.future.set_exception(error if isinstance(error, TrainingError) else CancelledError())
+            except PoolClosed:
+                item.future.set_exception(CancelledError())
+            except Exception as error:  # noqa: BLE001  whoever waits must hear of it, or waits for ever
+                item.future.set_exception(error)
             else:
                 if isinstance(result, JobFailed):
                     item.future.set_exception(result.error)
                 else:
                     item.future.set_result(result)
+            item.discard_checkpoint()
         slot.discard()
 
 
@@ -183,6 +219,11 @@ class _Slot:
             self._worker = self._processes.start()
         return self._worker
 
+    def prepare(self, coming: Coming) -> None:
+        """Starts the worker before there is a job; the first job does so if it fails."""
+        with contextlib.suppress(PoolClosed, OSError):
+            self.worker().connection.send_bytes(pickle.dumps(coming))
+
     def discard(self) -> None:
         """Ends the worker and frees what it held."""
         if self._worker is not None:
@@ -193,27 +234,30 @@ class _Slot:
         """The outcome of a job.
 
         Raises:
-            TrainingError: If its worker was killed twice, or it had to be killed.
+            TrainingError: If its worker was killed twice without finishing an epoch between, or it had to be
+                killed.
             PoolClosed: If the pool was closed meanwhile.
         """
-        reason = ""
-        for _ in range(_ATTEMPTS):
+        deaths = 0
+        while True:
             try:
                 return self._attempt(self.worker(), item)
-            except (_WorkerDied, OSError, EOFError) as error:
-                reason = str(error) or type(error).__name__
+            except (_WorkerDied, OSError, EOFError) as death:
                 self.discard()
+                deaths = 1 if isinstance(death, _WorkerDied) and death.epochs else deaths + 1
+                if deaths == _ATTEMPTS:
+                    raise TrainingError(
+                        item.candidate,
+                        f"its training process ended {_ATTEMPTS} times, last: {death}; a training that needs "
+                        "more memory than the machine has ends like this",
+                    ) from death
             except TrainingError:
                 self.discard()
                 raise
-        raise TrainingError(
-            item.candidate,
-            f"its training process ended {_ATTEMPTS} times, last: {reason}; a training that needs more "
-            "memory than the machine has ends like this",
-        )
 
     def _attempt(self, worker: Worker, item: _Queued) -> TrainingResult | JobFailed:
         watch = _Watch(worker.process.pid or 0, item)
+        epochs = 0
         try:
             worker.connection.send_bytes(item.payload)
             while True:
@@ -223,19 +267,23 @@ class _Slot:
                 message = worker.connection.recv()
                 if not isinstance(message, EpochDone):
                     return message  # type: ignore[no-any-return]
-                _show(item.on_epoch, message)
+                epochs += 1
+                stop = _show(item.on_epoch, message)
+                if item.order.asks:
+                    worker.connection.send(stop)
         except (EOFError, OSError) as error:
-            raise _WorkerDied(_how_it_ended(self._processes.exitcode(worker))) from error
+            raise _WorkerDied(_how_it_ended(self._processes.exitcode(worker)), epochs) from error
 
 
-def _show(on_epoch: OnEpoch | None, message: EpochDone) -> None:
-    """Tells whoever watches; a display that fails does not end a training."""
+def _show(on_epoch: OnEpoch | None, message: EpochDone) -> bool:
+    """Tells whoever watches; whether they want it to stop.  If they fail, the training goes on."""
     if on_epoch is None:
-        return
+        return False
     try:
-        on_epoch(message.epoch, message.score)
+        return bool(on_epoch(message.epoch, message.score))
     except Exception:
         _logger.exception("the display of epoch %d failed", message.epoch)
+        return False
 
 
 def _how_it_ended(exitcode: int | None) -> str:

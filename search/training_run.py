@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from results.errors import TrainingError
-from results.records import Fidelity, Score
+from results.records import Fidelity, Option, Score
 from search.arrays import nested_subset
+from search.recipe import RECIPE, check_recipe
 from search.tasks import Augmentation, Normalisation, Split, Task
+from search.training_checkpoint import Checkpoint, Stateful
 
-OnEpoch = Callable[[int, float], None]
-"""Called with the number of epochs done and the validation score after them."""
+OnEpoch = Callable[[int, float], bool | None]
+"""Called with the number of epochs done and the validation score after them; True ends the training there."""
 
 _SHUFFLE, _AUGMENT = 1, 2
 _EVALUATED_PIXELS = 256 * 32 * 32
+
+
+class Stopped(Exception):
+    """Whoever watches a training wants no further epoch of it; :func:`search.training.train` ends it."""
 
 
 class Inputs:
@@ -114,6 +120,9 @@ class Limits:
 class TrainingRun:
     """A training under way, as a training function sees it.
 
+    A training function that calls :meth:`keep` and goes on from ``len(run.curve)`` loses no more than an
+    epoch when its process is killed; one that does not begins again.
+
     Args:
         module: What is trained.
         task: What it learns.
@@ -121,12 +130,15 @@ class TrainingRun:
         seed: Order of the images and their changes follow from it.
         limits: When to stop it.
         on_epoch: Told every validation score.
+        checkpoint: Where its state is kept after every epoch.
+        settings: Settings of the training that are not as usual, such as ``{"learning_rate": 0.003}``.
 
     Attributes:
         epochs: Passes over the data that it is to take.
         seed: For whatever else is random.
         curve: Validation score after each epoch so far.
         task: What is learnt.
+        settings: As given; which there are is for the training function to say.
     """
 
     def __init__(
@@ -139,7 +151,10 @@ class TrainingRun:
         size: tuple[int, int],
         limits: Limits,
         on_epoch: OnEpoch | None = None,
+        checkpoint: Checkpoint | None = None,
+        settings: Mapping[str, Option] | None = None,
     ) -> None:
+        self.settings = dict(settings or {})
         self.epochs = fidelity.epochs
         self.seed = seed
         self.task = task
@@ -147,6 +162,8 @@ class TrainingRun:
         self._module = module
         self._limits = limits
         self._on_epoch = on_epoch
+        self._checkpoint = checkpoint or Checkpoint(None)
+        self._before_s = 0.0
         self._started_s = time.process_time()
         train, validation = task.data.train, task.data.validation
         self._train = Inputs(train.pixels, train.normalisation, size)
@@ -156,8 +173,21 @@ class TrainingRun:
 
     @property
     def training_s(self) -> float:
-        """CPU time of this process since the training began [s]."""
-        return time.process_time() - self._started_s
+        """CPU time since the training began, that of a process which it was taken over from included [s]."""
+        return self._before_s + time.process_time() - self._started_s
+
+    def keep(self, **parts: Stateful) -> None:
+        """Keeps the module and these parts after every epoch, and takes on what was kept before.
+
+        Afterwards ``curve`` has the epochs that are done.
+
+        Args:
+            parts: The optimiser, the schedule and whatever else changes, by name.
+        """
+        progress = self._checkpoint.attach(self._module, parts)
+        if progress is not None:
+            self.curve.extend(progress["curve"])
+            self._before_s = progress["training_s"]
 
     def steps(self, batch_size: int = 64) -> int:
         """Number of batches of an epoch."""
@@ -181,22 +211,26 @@ class TrainingRun:
             rows = torch.from_numpy(part)
             yield self._train.augmented(rows, self.task.augmentation, changes), self._targets[rows]
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The task's loss; cross entropy with labels smoothed by 0.1 where it has none of its own."""
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = RECIPE["label_smoothing"]
+    ) -> Tensor:
+        """The task's loss; cross entropy with smoothed labels where it has none of its own."""
         if self.task.loss is not None:
             return self.task.loss(outputs, targets)
-        return F.cross_entropy(outputs, targets, label_smoothing=0.1)
+        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     def end_epoch(self) -> float:
         """Validates, adds the score to the curve, and tells it to whoever watches.
 
         Raises:
             TrainingError: If the outputs are not finite, or the time limit has passed.
+            Stopped: If whoever watches wants no further epoch.
         """
         value = self.validate().value
         self.curve.append(value)
-        if self._on_epoch is not None:
-            self._on_epoch(len(self.curve), value)
+        self._checkpoint.save({"curve": self.curve, "training_s": self.training_s})
+        if self._on_epoch is not None and self._on_epoch(len(self.curve), value):
+            raise Stopped
         self._check_time()
         return value
 
@@ -236,19 +270,29 @@ def checked_score(task: Task, outputs: NDArray[np.float32], split: Split, candid
 
 
 def one_cycle(module: nn.Module, run: TrainingRun) -> None:
-    """Boardwise's own recipe: AdamW with a one-cycle learning rate, batches of 64.
+    """Boardwise's own recipe: AdamW with a one-cycle learning rate, its numbers as in :mod:`search.recipe`.
 
     AdamW: Loshchilov and Hutter 2019, "Decoupled weight decay regularization"; one cycle: Smith and Topin
-    2019, "Super-convergence".  Peak rate 6e-3 after 30 % of the steps, weight decay 0.02.
+    2019, "Super-convergence".  The peak comes after 30 % of the steps.
+
+    A training that begins with weights of another one (a promotion, a parent) goes through a whole cycle,
+    too: the rate has come down to nothing where those ended.
 
     Raises:
         TrainingError: If the loss is not finite, or the time limit has passed.
+        ConfigError: For a setting that this recipe does not have.
+        Stopped: If whoever watches wants no further epoch.
     """
-    optimiser = torch.optim.AdamW(module.parameters(), lr=6e-3, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=run.epochs * run.steps())
-    for _ in range(run.epochs):
-        for images, targets in run.batches():
-            loss = run.loss(module(images), targets)
+    recipe = check_recipe(run.settings)
+    rate, batch_size = recipe["learning_rate"], int(recipe["batch_size"])
+    steps = run.epochs * run.steps(batch_size)
+    parameters = module.parameters()
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=recipe["weight_decay"], fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    run.keep(optimiser=optimiser, schedule=schedule)
+    for _ in range(len(run.curve), run.epochs):
+        for images, targets in run.batches(batch_size):
+            loss = run.loss(module(images), targets, recipe["label_smoothing"])
             run.check_finite(loss.item())
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

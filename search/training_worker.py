@@ -17,9 +17,9 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from results.errors import BoardwiseError
+from results.errors import BoardwiseError, DataError
 
 if TYPE_CHECKING:
     from search.training import TrainingJob, TrainingResult
@@ -34,8 +34,31 @@ _FIRST_TO_KILL = "500"
 
 
 @dataclass(frozen=True)
+class Order:
+    """Sent to a worker: a job, and how to go about it.
+
+    Attributes:
+        job: What to train.
+        checkpoint: File that keeps the state after every epoch.
+        asks: Whether the worker is to wait after every epoch for whether to go on.
+    """
+
+    job: TrainingJob
+    checkpoint: Path | None = None
+    asks: bool = False
+
+
+@dataclass(frozen=True)
+class Coming:
+    """Sent to a worker before the first job: what it will train on, so that it can load that meanwhile."""
+
+    task_name: str
+    task_options: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class EpochDone:
-    """Sent by a worker after each epoch."""
+    """Sent by a worker after each epoch; answered with whether to stop where the order said so."""
 
     epoch: int
     score: float
@@ -86,7 +109,7 @@ def work(jobs: Connection, server: int) -> None:
     """Trains what comes in until the pipe ends.
 
     Args:
-        jobs: Pickled jobs in; :class:`EpochDone`, then a ``TrainingResult`` or :class:`JobFailed`, out.
+        jobs: Pickled orders in; :class:`EpochDone`, then a ``TrainingResult`` or :class:`JobFailed`, out.
         server: Process number of the fork server.
     """
     _die_with(server)
@@ -97,15 +120,29 @@ def work(jobs: Connection, server: int) -> None:
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            job = pickle.loads(jobs.recv_bytes())
-            jobs.send(_outcome(job, jobs))
+            order = pickle.loads(jobs.recv_bytes())
+            if isinstance(order, Coming):
+                _load(order)
+            else:
+                jobs.send(_outcome(order, jobs))
 
 
-def _outcome(job: TrainingJob, jobs: Connection) -> TrainingResult | JobFailed:
+def _load(coming: Coming) -> None:
+    from search.training import loaded_task
+
+    with contextlib.suppress(DataError):  # the first job says it, to whom it concerns
+        loaded_task(coming.task_name, coming.task_options)
+
+
+def _outcome(order: Order, jobs: Connection) -> TrainingResult | JobFailed:
     from search.training import train
 
+    def on_epoch(epoch: int, score: float) -> bool:
+        jobs.send(EpochDone(epoch, score))
+        return order.asks and bool(jobs.recv())
+
     try:
-        return train(job, lambda epoch, score: jobs.send(EpochDone(epoch, score)))
+        return train(order.job, on_epoch, checkpoint=order.checkpoint)
     except BoardwiseError as error:
         return JobFailed(error)
 

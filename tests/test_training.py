@@ -145,7 +145,7 @@ def test_a_smaller_subset_costs_fewer_steps(tmp_path: Path) -> None:
 
 
 def test_resolution_resizes_the_images() -> None:
-    job = replace(DIGITS, network=small_network((1, 16, 16)), fidelity=Fidelity(1, resolution=16))
+    job = replace(DIGITS, network=small_network((1, 6, 6)), fidelity=Fidelity(1, resolution=6))
     result = train(job)
     assert evaluate(job.network, result.weights, load_task("digits"), "validation") == result.score
 
@@ -162,7 +162,8 @@ def test_resizing_keeps_what_is_even() -> None:
     ("network", "fidelity", "message"),
     [
         (small_network((1, 16, 16)), Fidelity(1), "the network takes"),
-        (small_network(), Fidelity(1, resolution=16), "resolution 16"),
+        (small_network(), Fidelity(1, resolution=6), "resolution 6"),
+        (small_network((1, 16, 16)), Fidelity(1, resolution=16), "more than task 'digits' has: .* 8x8"),
         (small_network((3, 8, 8)), Fidelity(1), "the network takes"),
         (small_network(outputs=7), Fidelity(1), "has 10 outputs"),
     ],
@@ -197,6 +198,61 @@ def test_shift_and_flip_move_pixels() -> None:
             expected.add(tuple(padded[y : y + 4, x : x + 4].ravel()))
             expected.add(tuple(padded[y : y + 4, x : x + 4][:, ::-1].ravel()))
     assert seen == expected  # 200 draws of 18: one missing has a probability of 18 * (17/18)^200 = 2e-4
+
+
+# --------------------------------------------------------------------------- taken over, ended early
+
+
+def interrupted_after(epochs: int, path: Path) -> None:
+    """A training whose process ends in the middle of the next epoch."""
+
+    class Killed(BaseException):
+        pass
+
+    def on_epoch(epoch: int, score: float) -> None:
+        if epoch > epochs:
+            raise Killed
+
+    kept = path.with_name("kept")
+
+    def keep_a_copy(epoch: int, score: float) -> None:
+        on_epoch(epoch, score)
+        kept.write_bytes(path.read_bytes())
+
+    with pytest.raises(Killed):
+        train(DIGITS, keep_a_copy, checkpoint=path)
+    kept.replace(path)
+
+
+def test_a_training_that_is_taken_over_gives_the_same_bytes(digits: TrainingResult, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    interrupted_after(1, path)
+    told: list[int] = []
+    result = train(DIGITS, lambda epoch, score: told.append(epoch), checkpoint=path)
+    assert told == [2, 3]
+    assert result.curve == digits.curve
+    assert same_bytes(result, digits)
+
+
+@pytest.mark.parametrize("what", ["damaged", "another"])
+def test_a_checkpoint_that_is_of_no_use_is_said_and_not_used(
+    digits: TrainingResult, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.pt"
+    path.write_bytes(b"PK nothing")
+    if what == "another":
+        other = replace(DIGITS, network=small_network(depth=2), fidelity=Fidelity(2))
+        train(other, checkpoint=path)
+    assert same_bytes(train(DIGITS, checkpoint=path), digits)
+    assert ("damaged" if what == "damaged" else "another training") in caplog.text
+
+
+def test_a_watcher_may_end_a_training(digits: TrainingResult) -> None:
+    result = train(DIGITS, lambda epoch, score: epoch == 2)
+    assert result.stopped
+    assert result.curve == digits.curve[:2]
+    assert result.score.value == result.curve[-1]
+    assert not train(replace(DIGITS, fidelity=Fidelity(1)), lambda epoch, score: True).stopped
 
 
 # --------------------------------------------------------------------------- what goes wrong

@@ -104,7 +104,7 @@ def test_errors_come_as_they_are(pool: TrainingPool, tmp_path: Path) -> None:
 def test_a_display_that_fails_does_not_end_a_training(
     pool: TrainingPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    future = pool.submit(job(task_file(tmp_path)), lambda epoch, score: 1 // 0)
+    future = pool.submit(job(task_file(tmp_path)), lambda epoch, score: 1 // 0 > 0)
     assert len(future.result(LIMIT_S).curve) == 1
     assert "ZeroDivisionError" in caplog.text
 
@@ -148,6 +148,53 @@ def test_a_job_that_kills_its_worker_twice_has_failed(pool: TrainingPool, tmp_pa
     with pytest.raises(TrainingError, match="ended 2 times, last: killed by SIGKILL"):
         pool.submit(job(task_file(tmp_path, code))).result(LIMIT_S)
     assert pool.submit(job(task_file(tmp_path))).result(LIMIT_S).weights
+
+
+def test_a_killed_worker_costs_the_epoch_that_was_under_way(pool: TrainingPool) -> None:
+    digits = TrainingJob(small_network(), "digits", {}, Fidelity(4), seed=3)
+    told: list[int] = []
+
+    def on_epoch(epoch: int, score: float) -> bool:
+        if epoch == 2 and told.count(2) == 0:
+            os.kill(workers()[0], signal.SIGKILL)  # it waits for the answer: no epoch can end meanwhile
+        told.append(epoch)
+        return False
+
+    result = pool.submit(digits, on_epoch, may_stop=True).result(LIMIT_S)
+    here = train(digits)
+    assert told == [1, 2, 3, 4]
+    assert result.curve == here.curve
+    assert {k: v.tobytes() for k, v in result.weights.items()} == {
+        k: v.tobytes() for k, v in here.weights.items()
+    }
+
+
+def test_a_job_whose_worker_is_killed_again_and_again_ends_if_its_epochs_do(pool: TrainingPool) -> None:
+    digits = TrainingJob(small_network(depth=1, width=4), "digits", {}, Fidelity(4), seed=3)
+
+    def on_epoch(epoch: int, score: float) -> None:
+        os.kill(workers()[0], signal.SIGKILL)
+
+    assert len(pool.submit(digits, on_epoch, may_stop=True).result(LIMIT_S).curve) == 4
+
+
+def test_a_training_is_ended_from_outside(pool: TrainingPool) -> None:
+    digits = TrainingJob(small_network(), "digits", {}, Fidelity(3), seed=3)
+    result = pool.submit(digits, lambda epoch, score: epoch == 2, may_stop=True).result(LIMIT_S)
+    assert (len(result.curve), result.stopped) == (2, True)
+    unasked = pool.submit(digits, lambda epoch, score: True).result(LIMIT_S)
+    assert (len(unasked.curve), unasked.stopped) == (3, False)
+
+
+def test_workers_start_before_there_is_a_job_where_the_task_is_known() -> None:
+    with TrainingPool(2, coming=("digits", {})) as pool:
+        wait_until(lambda: len(workers()) == 2)
+        digits = TrainingJob(small_network(depth=1, width=4), "digits", {}, Fidelity(1), seed=3)
+        assert pool.submit(digits).result(LIMIT_S).curve
+    with TrainingPool(1, coming=("no such task", {})) as pool:
+        future = pool.submit(job("no such task"))
+        with pytest.raises(DataError, match="no such task"):
+            future.result(LIMIT_S)
 
 
 def test_a_worker_killed_while_it_waits_costs_nothing(pool: TrainingPool, tmp_path: Path) -> None:
