@@ -296,9 +296,8 @@ def cost(pairs: int = PAIRS) -> dict[str, float]:
     }
 
 
-def figures(repetitions: int) -> dict[str, Any]:
-    """Everything that is simulated."""
-    rows = [coverage(case, repetitions) for case in CASES]
+def figures(rows: list[dict[str, Any]], repetitions: int) -> dict[str, Any]:
+    """Everything that is simulated; ``rows`` are the coverages of all cases."""
     covered = [row[name] for row in rows for name in ("coverage", "net_coverage") if row[name] is not None]
     return {
         "repetitions": repetitions,
@@ -336,7 +335,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--cost", action="store_true")
     args = parser.parse_args()
-    found = figures(args.repetitions)
+    found = figures([coverage(case, args.repetitions) for case in CASES], args.repetitions)
     if args.cost:
         found["sampling_cost"] = cost()
     if args.json:

@@ -179,13 +179,19 @@ def drift(durations_s: tuple[float, ...]) -> Drift | None:
     if blocks < LEAST_BLOCKS:
         return None
     medians = _block_medians(np.log(np.array(durations_s)), blocks)
-    later, earlier = np.tril_indices(blocks, -1)
+    later, earlier = _pairs(blocks)
     differences = medians[later] - medians[earlier]
     slope = float(np.median(differences / (later - earlier)))
     rest = medians - slope * np.arange(blocks)
     lag1 = _lag1(rest - rest.mean())
     variance = blocks * (blocks - 1) * (2 * blocks + 5) / 18 * (1 + lag1) / (1 - lag1)
     return Drift(float(np.sign(differences).sum()), variance, slope * (blocks - 1))
+
+
+@lru_cache(maxsize=MOST_BLOCKS)
+def _pairs(blocks: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs of blocks, the later one first."""
+    return np.tril_indices(blocks, -1)
 
 
 def _lag1(centred: Floats) -> float:
