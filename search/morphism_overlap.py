@@ -32,7 +32,7 @@ def overlap(
         for tensor in tensors(new.layer, child.shapes[new.inputs[0]]):
             target, source = made[f"{new.name}.{tensor}"], weights.get(f"{old.name}.{tensor}")
             if source is not None and source.ndim == target.ndim:
-                to, taken = _common(target.shape, source.shape)
+                to, taken = common(target.shape, source.shape)
                 target[to] = source[taken]
                 copied += 0 if tensor in STATISTICS else target[to].size
     return made, copied
@@ -49,8 +49,8 @@ def _pairs(parent: Network, child: Network) -> Iterator[tuple[Node, Node]]:
         else:
             left.append(node)
     rest = list(old.values())
-    looks = [[_look(network, n) for n in nodes] for network, nodes in ((child, left), (parent, rest))]
-    for block in SequenceMatcher(None, *looks, autojunk=False).get_matching_blocks():
+    wanted, there = [_look(child, node) for node in left], [_look(parent, node) for node in rest]
+    for block in SequenceMatcher(None, wanted, there, autojunk=False).get_matching_blocks():
         for i in range(block.size):
             yield left[block.a + i], rest[block.b + i]
 
@@ -68,7 +68,7 @@ def _look(network: Network, node: Node) -> str:
     return f"{_kind(network, node)} {to_json(node.layer)} {network.shapes[node.inputs[0]][0]}"
 
 
-def _common(target: tuple[int, ...], source: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def common(target: tuple[int, ...], source: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The part that two tensors have in common: first channels, middle taps."""
     into, out = list[slice](), list[slice]()
     for axis, (a, b) in enumerate(zip(target, source, strict=True)):

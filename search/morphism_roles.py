@@ -274,25 +274,28 @@ class _Search:
         return tuple(terms)
 
     def _ways_to_less(self, node: Node, goal: Goal) -> Iterator[_Way]:
-        """A tensor less what ``without`` makes: in the convolution that reads it, through batch norm and sums."""
+        """A tensor less what ``without`` makes, in the convolution that reads it; through norms and sums."""
         other = self._of_parent.get(goal.tensor)
         if other is None or type(node.layer) is not type(other.layer):
             return
         role = [(node.name, Role(goal, "match", other.name))]
         match node.layer:
             case Conv():
-                if node.inputs == (goal.without,) and takes_off(self._child, node):
-                    if fits(self._child, node, self._parent, other):
-                        yield role, [(node.inputs[0], self._same(other.inputs[0]))]
+                reads = node.inputs == (goal.without,) and takes_off(self._child, node)
+                if reads and fits(self._child, node, self._parent, other):
+                    yield role, [(node.inputs[0], self._same(other.inputs[0]))]
             case BatchNorm():
                 if isinstance(self._of_child[node.inputs[0]].layer, Conv):
                     yield role, [(node.inputs[0], Goal("less", other.inputs[0], goal.without))]
             case Add():
-                for given in self._assignments(node.inputs, other.inputs):
-                    for i, (name, part) in enumerate(given):
-                        if part.kind == "same":
-                            less = (name, Goal("less", part.tensor, goal.without))
-                            yield [(node.name, Role(goal, "carry"))], [*given[:i], less, *given[i + 1 :]]
+                yield from self._sums_less(node, goal, other)
+
+    def _sums_less(self, node: Node, goal: Goal, other: Node) -> Iterator[_Way]:
+        for given in self._assignments(node.inputs, other.inputs):
+            for i, (name, part) in enumerate(given):
+                if part.kind == "same":
+                    less = (name, Goal("less", part.tensor, goal.without))
+                    yield [(node.name, Role(goal, "carry"))], [*given[:i], less, *given[i + 1 :]]
 
 
 def _in_order(names: tuple[str, ...], count: int) -> Iterator[tuple[str, ...]]:

@@ -165,7 +165,7 @@ class Grower:
             return
         rows, columns = taps(conv_of(node), conv_of(self._parent[role.of]))
         old = self._of(role, "weight")[read.channels[kept]] / read.scale
-        weight[np.ix_(kept, [0], rows, columns)] = old
+        weight[np.ix_(kept, np.zeros(1, int), np.array(rows), np.array(columns))] = old
         self._copy(node, role, kept, read.channels[kept])
 
     def _dense_conv(self, node: Node, role: Role, read: Content, weight: NDArray[np.float32]) -> Content:
@@ -181,7 +181,7 @@ class Grower:
             return Content(made)
         rows, columns = taps(conv_of(node), conv_of(self._parent[role.of]))
         old = self._of(role, "weight")[:, read.channels[kept]] * _shares(read)[:, None, None]
-        weight[np.ix_(np.arange(wanted), kept, rows, columns)] = old
+        weight[np.ix_(np.arange(wanted), kept, np.array(rows), np.array(columns))] = old
         self._copy(node, role, np.arange(wanted), np.arange(wanted))
         return Content(made)
 
@@ -255,7 +255,7 @@ def _shares(read: Content) -> NDArray[np.float32]:
     """What each channel that stands for one of the parent's contributes: all copies together, once."""
     kept = read.channels[read.channels >= 0]
     counts = np.bincount(kept, minlength=1)
-    return (1 / (counts[kept] * read.scale)).astype(np.float32)
+    return np.asarray(1 / (counts[kept] * read.scale), np.float32)
 
 
 def _centre(node: Node) -> tuple[int, int]:

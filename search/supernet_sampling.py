@@ -1,0 +1,51 @@
+"""Which networks a step of a supernet's training trains.
+
+- ``uniform``: one network, every option equally likely (Guo et al. 2020, "Single path one-shot", section 3.3).
+- ``fair``: as many networks as the longest decision has options; every option of a decision is in as many of
+  them (Chu, Zhang, Xu 2021, "FairNAS", algorithm 1: strict fairness).  Where the number of options does
+  not divide that of the networks, options differ by one; of decisions that depend on others, options are
+  balanced before it is known which apply.
+- ``sandwich``: the largest network, the smallest and ``paths`` random ones (Yu and Huang 2019, "Universally
+  slimmable networks", section 3.1); all but the largest learn what the largest says (in-place distillation,
+  section 3.2).  Decisions without an order (which operation) are drawn, once for the largest and the smallest.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from results.records import Architecture
+from search.space import SearchSpace
+from search.supernet_names import extreme
+
+Sampling = Literal["uniform", "fair", "sandwich"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+
+
+def sampled(
+    space: SearchSpace, sampling: Sampling, rng: np.random.Generator, *, paths: int
+) -> list[Architecture]:
+    """The networks of one step; of ``sandwich``, the largest is the first."""
+    match sampling:
+        case "uniform":
+            return [space.sample(rng)]
+        case "fair":
+            return _fair(space, rng)
+        case "sandwich":
+            state = int(rng.integers(2**31))
+            ends = [
+                extreme(space, np.random.default_rng(state), largest=largest) for largest in (True, False)
+            ]
+            return [*ends, *(space.sample(rng) for _ in range(paths))]
+
+
+def _fair(space: SearchSpace, rng: np.random.Generator) -> list[Architecture]:
+    count = max(len(decision.options) for decision in space.decisions)
+    columns = []
+    for decision in space.decisions:
+        options = len(decision.options)
+        rounds = [rng.permutation(options) for _ in range(-(-count // options))]
+        columns.append(rng.permutation(np.concatenate(rounds)[:count]))
+    return [space.architecture([int(column[i]) for column in columns]) for i in range(count)]
