@@ -29,7 +29,18 @@ from results.errors import (
 )
 from results.records import Artifact, Plan, Target
 from tests.connection_contract import gone
-from tests.fixtures_agent import LITERT, ORT, QUICK, TFLITE_RUNTIME, children, family, put, session_pid, start
+from tests.fixtures_agent import (
+    LITERT,
+    ORT,
+    QUICK,
+    TFLITE_RUNTIME,
+    children,
+    family,
+    put,
+    session_pid,
+    start,
+    works,
+)
 from tests.tiny_models import (
     artifact_of,
     onnx_convolution,
@@ -78,6 +89,17 @@ def in_the_middle(agent: AgentClient, action: Callable[[int], None]) -> Future[o
         action(session_pid(agent))
         future.exception(timeout=30)
     return future
+
+
+def at_rest(agent: AgentClient) -> list[int]:
+    """The children that sleep, one for each runtime, once no other one is left of a session."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        below = [children(server) for server in children(agent.hello.pid)]
+        if all(len(each) == 1 and not works(each[0]) for each in below):
+            return [each[0] for each in below]
+        time.sleep(0.005)
+    raise AssertionError(f"processes of sessions are left: {below}")
 
 
 # --------------------------------------------------------------------------- who answers
@@ -200,13 +222,30 @@ def test_inputs_of_every_common_type_are_filled(shared: AgentClient) -> None:
 
 def test_the_agent_lives_through_many_sessions(shared: AgentClient) -> None:
     run(shared, ORT, onnx_convolution())
+    at_rest(shared)
     descriptors = Path(f"/proc/{shared.hello.pid}/fd")
     before = sorted(descriptors.iterdir())
     for _ in range(20):
         run(shared, ORT, onnx_convolution())
+    at_rest(shared)
     assert sorted(descriptors.iterdir()) == before
-    for child in children(shared.hello.pid):
-        assert children(child) == []
+
+
+def test_a_sleeping_child_that_is_killed_is_replaced(fresh: AgentClient) -> None:
+    run(fresh, ORT, onnx_convolution())
+    (sleeping,) = at_rest(fresh)
+    os.kill(sleeping, signal.SIGKILL)
+    assert run(fresh, ORT, onnx_convolution()).session.durations_s
+    assert at_rest(fresh) != [sleeping]
+
+
+def test_a_child_that_does_not_wake_up_is_killed(fresh: AgentClient) -> None:
+    run(fresh, ORT, onnx_convolution())
+    (sleeping,) = at_rest(fresh)
+    os.kill(sleeping, signal.SIGSTOP)
+    with pytest.raises(SessionTimeout):
+        run(fresh, ORT, onnx_convolution(), Plan("hurried", load_limit_s=0.5))
+    assert run(fresh, ORT, onnx_convolution()).session.durations_s
 
 
 # --------------------------------------------------------------------------- outputs
@@ -284,8 +323,7 @@ def test_a_hang_is_a_timeout_and_the_agent_lives(fresh: AgentClient) -> None:
     plan = Plan("hurried", load_limit_s=0.5)
     with pytest.raises(SessionTimeout, match=r"0\.5 s"):
         run(fresh, ORT, onnx_without_end(), plan)
-    (fork_server,) = children(fresh.hello.pid)
-    assert children(fork_server) == []
+    at_rest(fresh)
     assert run(fresh, ORT, onnx_convolution()).session.durations_s
 
 

@@ -4,6 +4,9 @@ One per runtime, itself a fork of the agent: a runtime that crashes when it is i
 process with it, and two runtimes that need different versions of numpy do not meet.  It never creates a
 model, a thread or an accelerator context: a child that inherited one could not use it.
 
+The child of the next session is forked ahead, while nobody waits, and sleeps until it is asked: forking a
+process that has loaded a runtime takes milliseconds.  Still each session has a process of its own.
+
 It and the agent talk in packets of JSON over a socket; pipes for a session come with the packet as file
 descriptors.  A session's results go through such a pipe straight from the child to the agent.
 """
@@ -19,9 +22,9 @@ import signal
 import socket
 import sys
 import warnings
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from . import cpus, messages, options, plateau, processes, session
+from . import arrays, cpus, messages, options, plateau, processes, session
 from .conditions import Sensors
 from .failures import Failure, describe
 from .files import sha256_of
@@ -29,6 +32,13 @@ from .packages import Place, plugin, version_of
 
 PACKET_BYTES = 1 << 17
 NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory", "out of memory")
+
+
+class Child(NamedTuple):
+    """A child that sleeps until it is asked, and then runs one session."""
+
+    pid: int
+    orders: socket.socket
 
 
 class ForkServer:
@@ -71,44 +81,62 @@ class ForkServer:
             version = str(getattr(self._library, "__version__", version))
         # A runtime may keep a thread of its own; newer Pythons warn of a fork beside one each time.
         warnings.simplefilter("ignore", DeprecationWarning)
+        arrays.random_arrays([], 0)  # numpy loads its generators when they are first used: once, and here
         gc.collect()
         gc.freeze()  # children then share these pages for good, and their collections are short
         self._say({"loaded": version})
+        spare = self._fork()
         while True:
-            request, descriptors = self._hear()
+            request, descriptors = receive(self._control)
             if request is None:
                 return
             if request["do"] != "kill":
-                self._run(request, descriptors)
+                self._run(spare, request, descriptors)
+                spare = self._fork()
 
-    def _run(self, request: Dict[str, Any], descriptors: List[int]) -> None:
-        alive, alive_in_child = os.pipe()
+    def _fork(self) -> Child:
+        orders, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            os.close(alive)
+            orders.close()
             self._control.close()
             processes.die_with_parent(self._libc, parent)
-            processes.run_and_exit(lambda: self._be_session(request, descriptors))
-        for descriptor in [alive_in_child, *descriptors]:
-            os.close(descriptor)
-        self._watch(pid, alive)
-        os.close(alive)
-        self._say({"ended": os.waitpid(pid, 0)[1]})
+            processes.run_and_exit(lambda: self._be_session(inside))
+        inside.close()
+        return Child(pid, orders)
 
-    def _watch(self, pid: int, alive: int) -> None:
+    def _run(self, child: Child, request: Dict[str, Any], descriptors: List[int]) -> None:
+        try:
+            send(child.orders, request, descriptors)
+        except OSError:  # it was killed in its sleep, for its memory perhaps
+            os.waitpid(child.pid, 0)
+            child.orders.close()
+            child = self._fork()
+            send(child.orders, request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._watch(child)
+        child.orders.close()
+        self._say({"ended": os.waitpid(child.pid, 0)[1]})
+
+    def _watch(self, child: Child) -> None:
         """Waits for the child's end; its number is its own until it is collected, so a kill hits it."""
-        control = self._control.fileno()
+        control, orders = self._control.fileno(), child.orders.fileno()
         while True:
-            ready, _, _ = select.select([alive, control], [], [])
-            if alive in ready:
+            ready, _, _ = select.select([orders, control], [], [])
+            if orders in ready:
                 return
-            request, _ = self._hear()
-            os.kill(pid, signal.SIGKILL)
+            request, _ = receive(self._control)
+            os.kill(child.pid, signal.SIGKILL)
             if request is None:
                 os._exit(0)
 
-    def _be_session(self, request: Dict[str, Any], descriptors: List[int]) -> None:
+    def _be_session(self, orders: socket.socket) -> None:
+        """Sleeps until asked; ``orders`` stays open, so that its end tells the end of the process."""
+        request, descriptors = receive(orders)
+        if request is None:
+            return
         results, errors = descriptors[:2]
         os.dup2(errors, 1)
         os.dup2(errors, 2)
@@ -156,14 +184,26 @@ class ForkServer:
         except OSError:
             os._exit(0)  # the agent has gone
 
-    def _hear(self) -> Tuple[Optional[Dict[str, Any]], List[int]]:
-        room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
-        data, ancillary, _, _ = self._control.recvmsg(PACKET_BYTES, room)
-        descriptors = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-        return (json.loads(data) if data else None), list(descriptors)
+
+def send(to: socket.socket, packet: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Sends a packet with file descriptors.
+
+    Raises:
+        OSError: If nobody is at the other end.
+    """
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+    to.sendmsg([json.dumps(packet).encode("ascii")], [rights] if descriptors else [])
+
+
+def receive(source: socket.socket) -> Tuple[Optional[Dict[str, Any]], List[int]]:
+    """The next packet and the descriptors that came with it; None at the end."""
+    room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
+    data, ancillary, _, _ = source.recvmsg(PACKET_BYTES, room)
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    return (json.loads(data) if data else None), list(descriptors)
 
 
 def _content(descriptor: int) -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -15,7 +13,7 @@ from . import messages, processes
 from .conditions import Sensors
 from .failures import Failure
 from .files import field_of, read_text
-from .fork_server import PACKET_BYTES, ForkServer
+from .fork_server import ForkServer, receive, send
 from .packages import Place
 
 TAIL_BYTES = 2000
@@ -44,19 +42,17 @@ class RuntimeProcess:
         Raises:
             Failure: ``lost`` if the process has gone.
         """
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         try:
-            self.control.sendmsg([json.dumps(packet).encode("ascii")], [rights] if descriptors else [])
+            send(self.control, packet, descriptors)
         except OSError as error:
             raise Failure("lost", "the process that holds %s has gone" % self.runtime) from error
 
     def receive(self) -> Optional[Dict[str, Any]]:
         """The next packet; None if the process has gone."""
         try:
-            data = self.control.recv(PACKET_BYTES)
+            return receive(self.control)[0]
         except ConnectionError:
             return None
-        return json.loads(data) if data else None
 
     def end(self) -> int:
         """Ends the process and with it its session; gives its wait status."""
@@ -87,6 +83,7 @@ class RunningSession:
     ) -> None:
         self.process = process
         self.cancelled = False
+        self.answered = False
         self._done: Optional[Tuple[messages.Header, bytes]] = None
         self._decoder = messages.Decoder(messages.REPLY_LIMIT_BYTES)
         self._content = bytearray()
@@ -114,6 +111,11 @@ class RunningSession:
     def pipes(self) -> List[int]:
         """Pipes that have not come to their end."""
         return list(self._takers)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has said all; what is left of it is the end of its process."""
+        return self._done is not None
 
     def read(self, pipe: int) -> List[messages.Header]:
         """Takes what has come through a pipe, and closes it at its end.

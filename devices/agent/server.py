@@ -47,6 +47,7 @@ class Server:
         self._asked = 0
         self._runtimes: Dict[Key, RuntimeProcess] = {}
         self._running: Optional[RunningSession] = None
+        self._waiting: Optional[Callable[[], Optional[Reply]]] = None
         self._cancelled = False
         self._ending = False
         self._selector = selectors.DefaultSelector()
@@ -180,6 +181,10 @@ class Server:
         process = self._runtimes.get((str(request["runtime"]), str(request["package"])))
         if process is None or process.version is None:
             raise Failure("lost", "%.80s is not loaded" % request["runtime"])
+        if self._running is not None and self._running.answered:
+            # What it measured is answered already; the next one waits until its process has gone.
+            self._waiting = functools.partial(self._session, request, sink)
+            return None
         if self._running is not None:
             raise Failure("bad_request", "a session is running")
         inside = dict(request, path=self._cache.path(str(request["sha256"])), received_ns=time.monotonic_ns())
@@ -192,6 +197,10 @@ class Server:
 
     def _cancel(self) -> None:
         self._cancelled = True
+        if self._waiting is not None:
+            self._waiting = None
+            failure = Failure("cancelled", "the process of the session before did not end")
+            self._send({"id": self._asked, "error": failure.reply()})
         if self._running is not None:
             self._running.cancelled = True
             with contextlib.suppress(Failure):  # its process has gone, which we are about to hear
@@ -237,7 +246,9 @@ class Server:
         if process.version is None:
             failure = _load_failure(process, packet, status, self._cancelled)
         elif self._running is not None and self._running.process is process:
-            self._forget_session()
+            if self._forget_session(self._running).answered and self._waiting is None:
+                return
+            self._waiting = None
             failure = Failure("lost", "the process that holds %s has gone" % process.runtime)
         else:
             return
@@ -251,18 +262,24 @@ class Server:
             self._send(dict(header, id=self._asked))
         if pipe not in session.pipes:
             self._selector.unregister(pipe)
+        if session.done and not session.answered:
+            session.answered = True
+            self._reply_with(lambda: session.verdict(0))
 
     def _finish(self, status: int) -> None:
-        session = self._forget_session()
-        if session is not None:
+        if self._running is None:
+            return
+        session, (waiting, self._waiting) = self._forget_session(self._running), (self._waiting, None)
+        if not session.answered:
             self._reply_with(lambda: session.verdict(status))
+        elif waiting is not None:
+            self._reply_with(waiting)
 
-    def _forget_session(self) -> Optional[RunningSession]:
-        session, self._running = self._running, None
-        if session is not None:
-            for pipe in session.pipes:
-                self._selector.unregister(pipe)
-            session.drain()
+    def _forget_session(self, session: RunningSession) -> RunningSession:
+        self._running = None
+        for pipe in session.pipes:
+            self._selector.unregister(pipe)
+        session.drain()
         return session
 
 
