@@ -28,6 +28,8 @@ from results.errors import BoardError, ConfigError, StoreError, unknown_name
 from results.records import Measurement
 from results.store import Run, Store
 from search.datasets import load_task
+from search.joint import JointSpace
+from search.recipe import check_recipe
 from search.space import SearchSpace
 from search.space_file import space_file
 from search.strategy import Strategy
@@ -48,11 +50,16 @@ COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "in
 
 
 def space_of(study: Study, task: Task) -> SearchSpace:
-    """The search space of a study, for images of the task's shape."""
+    """The search space of a study, for images of the task's shape, with what else its trials choose."""
     kind = _space_kind(study.space.name)
     _check_options(kind, study.space, "space")
     space: SearchSpace = kind(input_shape=task.input_shape, classes=task.classes, **study.space.options)
-    return space
+    if not study.choices:
+        return space
+    if task.trainer is None:
+        check_recipe({name: values[0] for name, values in study.choices.training.items()})
+    deployments = study.choices.deployments(study.targets)
+    return JointSpace(space, deployments=deployments, training=study.choices.training)
 
 
 def _space_kind(name: str) -> type[Any]:

@@ -25,11 +25,14 @@ from harness.measure import Job, measure
 from harness.progress import Watcher
 from harness.prove import compare_on_board
 from harness.study import Study
+from harness.trainings import SharedTrainings, training_key
 from results.codec import from_json, to_json
 from results.errors import ArchitectureError, CandidateError
-from results.records import Evaluation, Limit, Measurement, Plan, Score, State, Target, Trial
+from results.front import own_limits
+from results.records import Evaluation, Limit, Measurement, Option, Plan, Score, State, Target, Trial
 from results.statistics import Spread, decide, judge, value
 from results.store import Run, Store
+from search.joint import JointSpace, recipe_of, targets_of
 from search.network import Network, costs, initial_weights
 from search.space import SearchSpace
 from search.tasks import Task
@@ -73,6 +76,10 @@ class Rig:
         for board in self.boards.values():
             board.stop()
         self.pool.close()
+
+    def targets_of(self, trial: Trial) -> tuple[Target, ...]:
+        """Where a trial is measured, the cheapest first: on all targets but those that it did not choose."""
+        return targets_of(self.space, trial.proposal.architecture, self.order or self.study.targets)
 
     def screen_plan(self, target: Target) -> Plan:
         """The plan of a screen, leaning on the spread that the target showed before."""
@@ -118,6 +125,7 @@ class Evaluator:
         self._screened: dict[tuple[str, str], Measurement] = {}
         self._lock = threading.Lock()
         self._torch = threading.Lock()  # it seeds generators of the whole process
+        self._trainings = SharedTrainings(rig.run)
         for record in rig.run.records("measured"):
             self._remember(from_json(Measurement, record.body["measurement"]))
 
@@ -143,17 +151,19 @@ class Evaluator:
             files = self._untrained_files(known, network)
         if self._broken(known, [x for x in rig.study.limits if not x.metric.targets]):
             return "infeasible"
-        for target in rig.order:
+        for target in rig.targets_of(known.trial):
             known.measurements[target.name] = self._screen(known.trial, target, files[kind_of(target)])
             rig.watcher.measured(known.trial, known.measurements[target.name])
             if self._broken(known, self._limits(target)):
                 return "infeasible"
+        if known.trial.proposal.screen_only:
+            return "screened"
         weights = self._train(known, network)
         self._prove(known, network, weights)
         return "complete"
 
     def _limits(self, target: Target) -> list[Limit]:
-        return [x for x in self.rig.study.limits if x.metric.targets == (target.name,)]
+        return list(own_limits(self.rig.study.problem, target))
 
     def _broken(self, known: Progressing, limits: list[Limit]) -> bool:
         evaluation = known.evaluation("complete")
@@ -163,7 +173,8 @@ class Evaluator:
 
     def _untrained_files(self, known: Progressing, network: Network) -> dict[Kind, Exported]:
         weights = initial_weights(network, self.rig.study.seed)
-        files = {kind: untrained_file(network, weights, kind) for kind in kinds_of(self.rig.order)}
+        kinds = kinds_of(self.rig.targets_of(known.trial))
+        files = {kind: untrained_file(network, weights, kind) for kind in kinds}
         cost = costs(network)
         known.network = {
             "macs": float(cost.macs),
@@ -223,25 +234,37 @@ class Evaluator:
     def _train(self, known: Progressing, network: Network) -> Weights:
         body = self.rig.run.get("trained", str(known.trial.number))
         if body is None:
-            body, weights = self._trained(known.trial, network)
+            body = self._trained(known.trial, network)
             self.rig.run.append("trained", str(known.trial.number), body)
-        else:
-            weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+        weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
         return weights
 
-    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights]:
+    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
+        """What training gave; where other trials may have the same network, each is trained once."""
+        rig = self.rig
+        settings = recipe_of(rig.space, trial.proposal.architecture)
+        if not isinstance(rig.space, JointSpace):
+            return self._training(trial, network, settings, training_seed(rig.study.seed, trial.number))
+        key = training_key(network, trial.proposal, settings)
+        seed = training_seed(rig.study.seed, int(key[:12], 16))
+        return self._trainings.body(key, lambda: self._training(trial, network, settings, seed))
+
+    def _training(
+        self, trial: Trial, network: Network, settings: dict[str, Option], seed: int
+    ) -> dict[str, Any]:
         study = self.rig.study
         job = TrainingJob(
             network=network,
             task_name=study.task.name,
             task_options=dict(study.task.options),
             fidelity=trial.proposal.fidelity,
-            seed=training_seed(study.seed, trial.number),
+            seed=seed,
             time_limit_s=study.training_limit_s,
+            settings=settings,
         )
         started = time.monotonic()
         future = self.rig.pool.submit(
@@ -249,14 +272,13 @@ class Evaluator:
         )
         result = future.result()
         wall_s = time.monotonic() - started
-        body = {
+        return {
             "accuracy": {"fp32": to_json(result.score)},
             "learning_curve": list(result.curve),
             "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
             "training_s": result.training_s,
             "wall_s": wall_s,
         }
-        return body, result.weights
 
     # ------------------------------------------------------------------ prove
 
@@ -265,10 +287,11 @@ class Evaluator:
 
         Files that do not compute in float32 are scored, too, on this host and on the validation split.
         """
-        run, kinds = self.rig.run, kinds_of(self.rig.order)
+        run, targets = self.rig.run, self.rig.targets_of(known.trial)
+        kinds = kinds_of(targets)
         stored = {kind: run.get("exported", f"{known.trial.number}/{kind.name}") for kind in kinds}
         bodies: dict[Kind, dict[str, Any]] = {kind: body for kind, body in stored.items() if body is not None}
-        unchecked = self.rig.order if self.rig.study.check_outputs == "all" else ()
+        unchecked = targets if self.rig.study.check_outputs == "all" else ()
         if len(bodies) < len(kinds) or not all(is_checked(self.rig, known.trial, t) for t in unchecked):
             files = TrainedFiles(network, weights, self.rig.task, self.rig.study.calibration)
             with self.rig.host.busy():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from harness.quantities import QUANTITIES, show
 from results import table
 from results.codec import from_json
 from results.evaluations import evaluations
-from results.records import Problem, Target
+from results.front import limits_of, own_limits
+from results.records import Limit, Problem, Target
 from results.store import Run
 
 SHOWN_CLOSEST = 5
@@ -44,8 +46,7 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
 
 
 def _front_table(front: Any, target: Target, problem: Problem) -> Table:
-    limits = [x for x in problem.limits if x.metric.targets == (target.name,)]
-    title = ", ".join(f"{x.metric.name} <= {show(x.metric.name, x.upper)}" for x in limits)
+    title = _words(own_limits(problem, target))
     grid = Table(title=f"front on {target.name}" + (f" under {title}" if title else ""), title_justify="left")
     for column in ("trial", "accuracy (test)", "p90 latency", "size", "parameters", "confirmed", "verdict"):
         grid.add_column(column, overflow="fold")
@@ -65,11 +66,7 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
 
 def _print_closest(run: Run, target: Target, problem: Problem, console: Console) -> None:
     """Says why a front is empty, and what came closest."""
-    limits = ", ".join(
-        f"{x.metric.name} <= {show(x.metric.name, x.upper)}"
-        for x in problem.limits
-        if x.metric.targets in ((), (target.name,))
-    )
+    limits = _words(limits_of(problem, target))
     states = Counter(e.state for e in evaluations(run))
     counted = ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no trial has ended"
     console.print(
@@ -81,6 +78,10 @@ def _print_closest(run: Run, target: Target, problem: Problem, console: Console)
         figures = [_figure(str(name), row.get(name)) for name in row if str(name).startswith(METRICS)]
         shown = ", ".join(figure for figure in figures if figure)
         console.print(f"  closest: trial {row['trial']}: {shown or 'nothing measured'}", highlight=False)
+
+
+def _words(limits: Iterable[Limit]) -> str:
+    return ", ".join(f"{x.metric.name} <= {show(x.metric.name, x.upper)}" for x in limits)
 
 
 def _figure(column: str, figure: Any) -> str:

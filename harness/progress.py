@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from harness.quantities import show
+from results.front import own_limits
 from results.pareto import fronts
 from results.records import Evaluation, Interval, Measurement, Metric, Problem, Target, Trial
 from results.statistics import decide, half_width, judge, value
@@ -60,7 +61,7 @@ class LiveWatcher(Watcher):
         self, problem: Problem, targets: tuple[Target, ...], trials: int, console: Console | None = None
     ) -> None:
         self._problem = problem
-        self._targets = targets
+        self._columns = columns(problem, targets)
         self._console = console or Console()
         self._cost = problem.objectives[1].name
         self._complete: list[Evaluation] = []
@@ -101,6 +102,9 @@ class LiveWatcher(Watcher):
             self._bar.update(self._task, description=text)
 
     def told(self, evaluation: Evaluation) -> None:
+        if evaluation.trial.proposal.screen_only:
+            self._describe(f"candidate {evaluation.trial.number}: {evaluation.state}")
+            return
         self._told += 1
         if evaluation.state == "complete":
             self._complete.append(evaluation)
@@ -119,15 +123,15 @@ class LiveWatcher(Watcher):
         self._bar.stop()
 
     def _header(self) -> str:
-        columns = "".join(f"  {label:<{CELL}}" for label in labels(self._targets))
+        columns = "".join(f"  {title:<{CELL}}" for title in self._columns)
         cost = self._cost.replace("latency_", "") + " with its 95 % interval; ~ noisy, ! invalid"
         return f"{'trial':>7}  {'accuracy':<12}{columns}  front so far, time left   ({cost})"
 
     def _line(self, evaluation: Evaluation) -> Text:
-        line = Text(f"{evaluation.trial.number + 1}/{self._trials}".rjust(7))
+        line = Text(f"{self._told}/{self._trials}".rjust(7))
         line.append("  " + self._accuracy_cell(evaluation).ljust(12))
-        for target in self._targets:
-            line.append("  ").append_text(self._target_cell(evaluation, target))
+        for targets in self._columns.values():
+            line.append("  ").append_text(self._column_cell(evaluation, targets))
         line.append(f"  {self._front()}, {self._left()} left")
         if evaluation.error:
             line.append(f"\n         {evaluation.error}", style="red")
@@ -141,11 +145,19 @@ class LiveWatcher(Watcher):
             return evaluation.state
         return f"{accuracy.value:.3f} ±{(accuracy.high - accuracy.low) / 2:.3f}"
 
+    def _column_cell(self, evaluation: Evaluation, targets: Sequence[Target]) -> Text:
+        measured = [t for t in targets if t.name in evaluation.measurements]
+        cell = self._target_cell(evaluation, (measured or targets)[0])
+        if len(targets) > 1 and measured:
+            chosen = labels(targets)[targets.index(measured[0])]
+            cell = Text(f"{chosen}: ").append_text(cell)
+        return cell
+
     def _target_cell(self, evaluation: Evaluation, target: Target) -> Text:
         measurement = evaluation.measurements.get(target.name)
         if measurement is None:
             return Text("not measured".ljust(CELL), style="dim")
-        limits = [x for x in self._problem.limits if x.metric.targets == (target.name,)]
+        limits = own_limits(self._problem, target)
         metric = limits[0].metric if limits else Metric(self._cost, (target.name,))
         figure = value(evaluation, metric)
         mark = {"valid": "", "noisy": "~", "invalid": "!"}[judge(measurement).state]
@@ -176,6 +188,16 @@ class LiveWatcher(Watcher):
 
 def _with_half_width(metric: str, figure: Interval) -> str:
     return f"{show(metric, figure.value)} ±{100 * half_width(figure):.0f}%"
+
+
+def columns(problem: Problem, targets: Sequence[Target]) -> dict[str, list[Target]]:
+    """Targets by the title of their column: one each, but a common one where a device's target is chosen."""
+    metrics = (*problem.objectives, *(limit.metric for limit in problem.limits))
+    chosen = {place for metric in metrics for place in metric.targets}
+    found: dict[str, list[Target]] = {}
+    for target, title in zip(targets, labels(targets), strict=True):
+        found.setdefault(target.device if target.device in chosen else title, []).append(target)
+    return found
 
 
 def labels(targets: Sequence[Target]) -> list[str]:

@@ -247,7 +247,7 @@ def _test(rig: Rig, number: int) -> None:
     weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
     scores = {"fp32": [evaluate(network, weights, rig.task, "test")]}
     files = trained_files(rig, evaluation)
-    for kind in kinds_of(rig.study.targets):
+    for kind in kinds_of(rig.targets_of(evaluation.trial)):
         if kind.precision != "fp32":
             scores.setdefault(kind.precision, []).append(files.score(kind, "test"))
     accuracy = {name: to_json(worst(each, rig.task.maximise)) for name, each in scores.items()}
@@ -268,7 +268,7 @@ def write_results(rig: Rig, folder: Path) -> None:
         if evaluation.trial.number in winners:
             files = trained_files(rig, evaluation)
             models.mkdir(parents=True, exist_ok=True)
-            for kind in {*_FLOAT_KINDS, *kinds_of(rig.study.targets)}:
+            for kind in {*_FLOAT_KINDS, *kinds_of(rig.targets_of(evaluation.trial))}:
                 tail = "" if kind.precision == "fp32" else f"-{kind.precision}"
                 path = models / f"trial{evaluation.trial.number}{tail}.{kind.file_format}"
                 path.write_bytes(files.file(kind).data)

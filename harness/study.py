@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from harness.quantities import PER_TARGET, QUANTITIES, parse_limit
 from harness.quantization import METHODS, CalibrationPlan, Method
+from harness.study_choices import Choices, choices_of
 from results.errors import ConfigError
-from results.records import FORMATS, Fidelity, Limit, Metric, Option, Plan, Problem, Target
+from results.records import FORMATS, Fidelity, Limit, Metric, Plan, Problem, Target
 from results.settings import Settings
 
 SCREEN = Plan("screen", sessions=(1, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
@@ -85,6 +87,7 @@ class Study:
         accept_noisy: Whether fronts are confirmed on a board that is busy with other work, too.
         give_up_after_s: How long a board may be away before the run ends.
         calibration: How int8 files get their ranges.
+        choices: What is decided per trial beside the network.
         source: The file as a dictionary, for the store.
     """
 
@@ -107,12 +110,13 @@ class Study:
     accept_noisy: bool = False
     give_up_after_s: float = 600.0
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
+    choices: Choices = field(default_factory=Choices)
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:
         """Accuracy up, and the worst of the targets' costs, each by its limit where it has one, down."""
-        names = tuple(target.name for target in self.targets)
+        names = self.choices.places(self.targets)
         in_float = all(target.precision == "fp32" for target in self.targets)
         # At the targets' precisions, the worst of them; training alone tells it where all are float32.
         accuracy = Metric("accuracy", () if in_float else names, maximise=True)
@@ -158,6 +162,9 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     measurement = top.table("measurement")
     calibration = top.table("calibration")
     targets, limits = _targets(top)
+    space = top.table("space")
+    choices, chosen_limits = choices_of(space, targets, limits)
+    limits += chosen_limits
     workers = training.take_count("workers", 2)
     objective = top.take_name("objective", QUANTITIES, "latency_p90")
     # What decides which trials are wanted must be known of every trial.
@@ -168,7 +175,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         seed=top.take_count("seed", 0, low=0),
         trials=top.take_count("trials", 50),
         task=_named(top.table("task")),
-        space=_named(top.table("space")),
+        space=_named(space),
         strategy=_named(top.table("strategy")),
         fidelity=Fidelity(
             epochs=training.take_count("epochs", 10),
@@ -189,6 +196,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
             images=calibration.take_count("images", CalibrationPlan.images),
             method=cast(Method, calibration.take_name("method", METHODS, CalibrationPlan.method)),
         ),
+        choices=choices,
         source=dict(values),
     )
     for settings in (top, training, measurement, calibration):
@@ -210,26 +218,49 @@ def _targets(top: Settings) -> tuple[tuple[Target, ...], tuple[Limit, ...]]:
     targets: list[Target] = []
     limits: list[Limit] = []
     for table in top.tables("targets"):
-        target = target_of(table)
-        if target in targets:
-            raise ConfigError(f"{table.where}: the target {target.name} is named twice")
-        targets.append(target)
-        limits += [_target_limit(text, target, table.where) for text in _texts(table, "limits")]
+        texts = _texts(table, "limits")
+        for target in targets_of(table):
+            if target in targets:
+                raise ConfigError(f"{table.where}: the target {target.name} is named twice")
+            targets.append(target)
+            limits += [_target_limit(text, target, table.where) for text in texts]
         table.done()
     if not targets:
         raise ConfigError(f"{top.where}: names no target; add [[targets]] with device and runtime")
     return tuple(targets), tuple(limits)
 
 
+def targets_of(table: Settings) -> list[Target]:
+    """Targets from device, runtime, precision and options; all combinations where those are lists."""
+    device = table.take("device", str)
+    runtimes = _one_or_more(table, "runtime", FORMATS)
+    precisions = _one_or_more(table, "precision", PRECISIONS, "fp32")
+    options = {"threads": 1, **table.table("options").rest()}
+    values = [value if isinstance(value, list) else [value] for value in options.values()]
+    if not all(values):
+        raise ConfigError(f"{table.where}: an option has an empty list of values: {options}")
+    return [
+        Target(device, runtime, precision, tuple(zip(options, taken, strict=True)))
+        for runtime, precision, *taken in itertools.product(runtimes, precisions, *values)
+    ]
+
+
 def target_of(table: Settings) -> Target:
-    """A target from device, runtime, precision and options."""
-    options: dict[str, Option] = {"threads": 1, **table.table("options").rest()}
-    return Target(
-        device=table.take("device", str),
-        runtime=table.take_name("runtime", FORMATS),
-        precision=table.take_name("precision", PRECISIONS, "fp32"),
-        options=tuple(options.items()),
-    )
+    """The one target of a table without lists; errors as :func:`targets_of`."""
+    found = targets_of(table)
+    if len(found) != 1:
+        raise ConfigError(f"{table.where}: names {len(found)} targets where one is wanted")
+    return found[0]
+
+
+def _one_or_more(table: Settings, key: str, known: Iterable[str], default: str | None = None) -> list[str]:
+    """A name or a list of names."""
+    given = table.take_optional(key, object)
+    value = default if given is None else given
+    values = value if isinstance(value, list) else [value]
+    if value is None or not values:
+        raise table.error(key, "is missing" if value is None else "is an empty list")
+    return [Settings({key: each}, table.where).take_name(key, known) for each in values]
 
 
 def _texts(table: Settings, key: str) -> list[str]:

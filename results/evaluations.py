@@ -88,6 +88,7 @@ class History:
         targets: Where it was measured.
         problem: Objectives and limits.
         trials: In the order of their numbers.
+        prepared: The one network that was measured on every target before the search, by target name.
     """
 
     name: str
@@ -95,6 +96,7 @@ class History:
     targets: tuple[Target, ...]
     problem: Problem
     trials: tuple[TrialRecords, ...]
+    prepared: Mapping[str, Measurement] = field(default_factory=dict)
 
     def target(self, name: str) -> Target:
         """The target of that name.
@@ -132,6 +134,7 @@ def history(run: Run) -> History:
         targets=tuple(from_json(Target, t) for t in run.config["targets"]),
         problem=from_json(Problem, run.config["problem"]),
         trials=tuple(trials[number] for number in sorted(trials)),
+        prepared={r.key: from_json(Measurement, r.body["measurement"]) for r in run.records("prepared")},
     )
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 from results import energy
 from results.evaluations import History, TrialRecords
 from results.pareto import Fronts, fronts
-from results.records import Evaluation, Interval, Limit, Measurement, Metric, Problem
+from results.records import Evaluation, Interval, Limit, Measurement, Metric, Problem, Target
 from results.statistics import decide, judge, value
 
 Place = Literal["certain", "possible", "other environment"]
@@ -75,9 +75,16 @@ def objectives(problem: Problem, target: str) -> tuple[Metric, ...]:
     return Metric("accuracy", (target,), maximise=problem.objectives[0].maximise), *costs
 
 
-def limits_of(problem: Problem, target: str) -> tuple[Limit, ...]:
+def limits_of(problem: Problem, target: Target) -> tuple[Limit, ...]:
     """The limits that a candidate must keep on a target: the target's own and the network's."""
-    return tuple(limit for limit in problem.limits if limit.metric.targets in ((), (target,)))
+    network = tuple(limit for limit in problem.limits if not limit.metric.targets)
+    return (*own_limits(problem, target), *network)
+
+
+def own_limits(problem: Problem, target: Target) -> tuple[Limit, ...]:
+    """The limits of a target itself; where trials choose a target of the device, those of the device."""
+    places = ((target.name,), (target.device,))
+    return tuple(limit for limit in problem.limits if limit.metric.targets in places)
 
 
 def candidates(history: History, target: str) -> list[Candidate]:
@@ -107,7 +114,7 @@ def front(history: History, target: str) -> list[Member]:
 
     Those of other environments come last, see the head of this module.
     """
-    limits = limits_of(history.problem, target)
+    limits = limits_of(history.problem, history.target(target))
     metrics = (*objectives(history.problem, target), *(limit.metric for limit in limits))
     by_energy = any(metric.name == "energy" for metric in metrics)
     groups: dict[tuple[str, ...], list[Candidate]] = {}

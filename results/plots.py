@@ -63,12 +63,13 @@ def draw(known: History, target: str) -> Figure:
     members = [m for m in front(known, target) if m.place != "other environment"]
     shown = _comparable(candidates(known, target), members)
     scale = factor(cost.name)
-    limits = [x.upper * scale for x in limits_of(known.problem, target) if x.metric.name == cost.name]
+    kept = limits_of(known.problem, known.target(target))
+    limits = [x.upper * scale for x in kept if x.metric.name == cost.name]
     upper = min(limits, default=None)
     screened = _screened(known, cost, scale)
     _set_axes(axes, known, cost)
     _set_range(axes, [_place(c, scale)[0] for c in shown], upper, screened)
-    _draw_background(axes, _others(shown, members), limits_of(known.problem, target), scale)
+    _draw_background(axes, _others(shown, members), kept, scale)
     _draw_rug(axes, screened)
     if upper is not None:
         _draw_limit(axes, cost, upper)

@@ -67,12 +67,15 @@ class Proposal:
         fidelity: How far to train it.
         weights_from: Trial whose weights are taken over, ``"supernet"``, or None for fresh ones.
         note: Whatever the strategy needs back when the trial is told; JSON values only.
+        screen_only: Whether it is to be measured and not trained: a look at what it costs, which helps to
+            choose what is worth a training.
     """
 
     architecture: Architecture
     fidelity: Fidelity
     weights_from: int | str | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
+    screen_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -381,7 +384,7 @@ class Metric:
     Attributes:
         name: ``accuracy`` (the task's metric), ``latency_p50``, ``latency_p90``, ``latency_p99``,
             ``energy``, ``peak_memory``, ``size``, ``macs`` or ``parameters``; SI units.
-        targets: Names of the targets it is taken from; empty where it belongs to none.
+        targets: Names of targets, or of devices whose target each trial chooses; empty where it has none.
         scales: One per target: the metric is the worst of value / scale; empty means 1.
         maximise: Whether more is better.
     """
@@ -419,7 +422,7 @@ class Problem:
     limits: tuple[Limit, ...] = ()
 
 
-State = Literal["complete", "infeasible", "failed", "unmeasured"]
+State = Literal["complete", "screened", "infeasible", "failed", "unmeasured"]
 
 
 @dataclass(frozen=True)
@@ -428,7 +431,8 @@ class Evaluation:
 
     Attributes:
         trial: The trial.
-        state: ``complete``; ``infeasible`` (a limit is certainly broken; not trained); ``failed``
+        state: ``complete``; ``screened`` (measured and, as the proposal was ``screen_only``, not trained);
+            ``infeasible`` (a limit is certainly broken; not trained); ``failed``
             (the candidate's fault, see ``error``); ``unmeasured`` (the board's fault).
         measurements: Per target name.
         accuracy: Score on the validation split per precision; the only one a strategy sees.

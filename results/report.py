@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from results import energy, loading
+from results.deployments_report import deployments
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
+from results.markdown import table
 from results.records import Limit, Option, Target
 from results.statistics import judge
 from results.store import Run
@@ -59,6 +61,7 @@ def report(known: History, finished: Sequence[Mapping[str, Any]] = ()) -> str:
     sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
+    sections += deployments(known)
     return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
 
 
@@ -91,18 +94,21 @@ def _counts(known: History, finished: Sequence[Mapping[str, Any]]) -> list[str]:
     states = Counter(t.state for t in known.trials)
     rows = [
         ("complete", "trained and measured"),
+        ("screened", "measured to choose what is worth a training"),
         ("infeasible", "measured to break a limit for certain, so never trained"),
         ("failed", "could not be built, run or trained; see below"),
         ("unmeasured", "the board was away"),
         ("pending", "not finished"),
     ]
-    table = _table(("trials", "state", "meaning"), [(states[s], s, text) for s, text in rows if states[s]])
-    return ["## Trials", table, *_saved(known), *_time(finished)]
+    counted = [(states[s], s, text) for s, text in rows if states[s]]
+    return ["## Trials", table(("trials", "state", "meaning"), counted), *_saved(known), *_time(finished)]
 
 
 def _saved(known: History) -> list[str]:
-    untrained = sum(t.state == "infeasible" and not t.accuracy for t in known.trials)
-    times = [t.training_s for t in known.trials if t.accuracy]
+    untrained = sum(
+        t.state == "infeasible" and not t.accuracy and not t.trial.proposal.screen_only for t in known.trials
+    )
+    times = [t.training_s for t in known.trials if t.accuracy and t.training_s]
     if not times:
         return []
     text = f"Measuring first saved **{untrained} of {untrained + len(times)} trainings**"
@@ -125,7 +131,7 @@ def _target(known: History, target: Target) -> list[str]:
     frame = pareto_table(known, target.name)
     here = frame[frame["front"] != "other environment"]
     sections = [f"## {target.name}"]
-    if limits := limits_of(known.problem, target.name):
+    if limits := limits_of(known.problem, target):
         sections.append("Limits: " + "; ".join(map(_limit, limits)) + ".")
     if here.empty:
         sections += _none_within(known)
@@ -167,7 +173,7 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
         "with trained weights in fresh processes; only confirmed figures are final."
     )
     shared = [f"All of them have {describe(common)}."] if common else []
-    return [_table([name.replace("_", " ") for name in header.split()], rows), *shared, note]
+    return [table([name.replace("_", " ") for name in header.split()], rows), *shared, note]
 
 
 def _common(architectures: Sequence[Mapping[str, Option]]) -> dict[str, Option]:
@@ -193,7 +199,7 @@ def _none_within(known: History) -> list[str]:
     rows = [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
     return [
         text + " The closest, by the sum of relative overshoots (SI units):",
-        _table(list(frame.columns), rows),
+        table(list(frame.columns), rows),
     ]
 
 
@@ -242,7 +248,7 @@ def _failures(known: History) -> list[str]:
     for reason, trials in sorted(groups.items(), key=lambda item: -len(item[1])):
         numbers = ", ".join(str(t.trial.number) for t in trials[:6])
         rows.append((len(trials), reason, numbers + (" ..." if len(trials) > 6 else "")))
-    return ["## Failures by reason", _table(("trials", "reason", "numbers"), rows)]
+    return ["## Failures by reason", table(("trials", "reason", "numbers"), rows)]
 
 
 def _reason(text: str) -> str:
@@ -279,11 +285,3 @@ def _provenance(known: History) -> list[str]:
     credits = config.get("task", {}).get("credits") or []
     lines += [f"- Data: {text}" for text in ([credits] if isinstance(credits, str) else credits)]
     return ["## Provenance", "\n".join(lines)]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )

@@ -15,7 +15,7 @@ from results.conditions import summary
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, Member, front, limits_of
-from results.records import Evaluation, Interval, Measurement, Metric, Option, Score
+from results.records import Evaluation, Interval, Measurement, Metric, Option, Score, Target
 from results.statistics import (
     decide,
     judge,
@@ -78,7 +78,7 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
     if trial.state in ("complete", "infeasible"):
         row["violation"] = violation(trial.evaluation(), known.problem.limits)
     for target in known.targets:
-        row |= _target_columns(trial, known, target.name)
+        row |= _target_columns(trial, known, target)
     return row | {
         "epochs": proposal.fidelity.epochs,
         "subset": proposal.fidelity.subset,
@@ -91,17 +91,18 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
     }
 
 
-def _target_columns(trial: TrialRecords, known: History, target: str) -> dict[str, Any]:
-    measurement = trial.measurements.get(target)
-    evaluation = Evaluation(trial.trial, "complete", trial.measurements, trial.accuracy, trial.network)
+def _target_columns(trial: TrialRecords, known: History, target: Target) -> dict[str, Any]:
+    measurement = trial.measurements.get(target.name)
+    here = {} if measurement is None else {target.name: measurement}
+    evaluation = Evaluation(trial.trial, "complete", here, trial.accuracy, trial.network)
     decisions = [decide(evaluation, limit) for limit in limits_of(known.problem, target)]
     worst = next((d for d in ("broken", "unknown", "unclear") if d in decisions), "met")
     p50, p90 = (None, None) if measurement is None else (latency(measurement, 0.5), latency(measurement, 0.9))
     return {
-        **_columns(f"{target}_latency_p50_ms", p50, 1e3),
-        **_columns(f"{target}_latency_p90_ms", p90, 1e3),
-        f"{target}_limits": worst,
-        f"{target}_verdict": None if measurement is None else judge(measurement).state,
+        **_columns(f"{target.name}_latency_p50_ms", p50, 1e3),
+        **_columns(f"{target.name}_latency_p90_ms", p90, 1e3),
+        f"{target.name}_limits": worst,
+        f"{target.name}_verdict": None if measurement is None else judge(measurement).state,
     }
 
 
