@@ -1,0 +1,357 @@
+"""Differentiable search: architecture weights learnt together with the weights of all networks at once.
+
+One half of the training split teaches the weights of the network, the other half the architecture weights
+(bilevel, DARTS eq. 3 and 4 and algorithm 1); the validation split, by which trials are chosen later, is
+seen by neither.  The same seed gives the same weights to the bit, on one thread of a CPU.
+
+Against the collapse to skip connections: the search stops when the favoured cell has ``skips`` of them, and
+gives the architecture weights of the epoch before (DARTS+: Liang et al. 2019, criterion 1); or operations are
+chosen by how much the trained mixture suffers without them instead of by their weights
+(:mod:`search.differentiable_selection`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from results.errors import ConfigError, TrainingError
+from search.arrays import nested_subset
+from search.differentiable_blocks import CellBlocks
+from search.differentiable_mixture import (
+    TEMPERATURE,
+    LatencyForm,
+    LatencyTerm,
+    Method,
+    Unrolled,
+    drawn,
+    first_order,
+    mixed,
+)
+from search.differentiable_supernet import MixedNetwork, Mixture
+from search.tasks import Task
+from search.training import repeatable
+from search.training_run import Inputs
+
+METHODS: tuple[Method, ...] = ("gdas", "darts", "darts_second_order")
+FORMS: tuple[LatencyForm, ...] = ("log", "linear")
+SELECTIONS = ("argmax", "perturbation")
+
+LARGEST_GRADIENT = 5.0
+"""Norm to which gradients of the network's weights are cut (DARTS, appendix A.1.1)."""
+
+_SHUFFLE, _AUGMENT, _GUMBEL, _DEAL = 11, 12, 13, 14
+"""Streams of randomness of a search, each apart from those of trainings."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How architecture weights are learnt.
+
+    Attributes:
+        method: ``gdas``, ``darts`` (first order) or ``darts_second_order``.
+        epochs: Passes over the half that teaches the weights.
+        warmup: Of these the first, in which the architecture weights stay as they are.
+        batch_size: Images of a step, of each half.
+        architecture_rate: Learning rate of the architecture weights (Adam).  Larger than the papers' 3e-4,
+            which is for tens of thousands of steps: small tasks have hundreds.
+        latency_weight: Of the measured latency in the loss; 0 for none.
+        latency_form: See :class:`search.differentiable_mixture.LatencyTerm`.
+        skips: Skip connections in the favoured cell at which the search stops; 0 for never.
+        selection: ``argmax`` of the architecture weights, or ``perturbation`` (of DARTS only).
+    """
+
+    method: Method = "gdas"
+    epochs: int = 20
+    warmup: int = 1
+    batch_size: int = 64
+    architecture_rate: float = 0.03
+    latency_weight: float = 0.0
+    latency_form: LatencyForm = "log"
+    skips: int = 3
+    selection: str = "argmax"
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("latency_form", FORMS), ("selection", SELECTIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"differentiable: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.warmup < self.epochs or self.batch_size < 2 or self.skips < 0:
+            raise ConfigError(
+                "differentiable needs 0 <= warmup < epochs, batch_size >= 2 and skips >= 0, got "
+                f"{self.warmup}, {self.epochs}, {self.batch_size} and {self.skips}"
+            )
+        if not 0 < self.architecture_rate < math.inf or not 0 <= self.latency_weight < math.inf:
+            raise ConfigError(
+                "differentiable needs architecture_rate > 0 and latency_weight >= 0, got "
+                f"{self.architecture_rate} and {self.latency_weight}"
+            )
+        if self.selection == "perturbation" and self.method == "gdas":
+            raise ConfigError("selection = 'perturbation' takes operations out of a mixture: gdas has none")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch ended with.
+
+    Attributes:
+        weight_loss: Mean loss of the half that teaches the weights.
+        architecture_loss: Mean loss of the other half, the latency term included; None in warm-up.
+        skips: Skip connections in the favoured cell.
+        alpha: Architecture weights, shape ``(edges, operations)``.
+        expected_s: Expected time on each target, by the sum of blocks [s]; measured nowhere.
+    """
+
+    weight_loss: float
+    architecture_loss: float | None
+    skips: int
+    alpha: tuple[tuple[float, ...], ...]
+    expected_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a differentiable search ends with.
+
+    Attributes:
+        alpha: Architecture weights, shape ``(edges, operations)``.
+        probabilities: softmax(alpha), of DARTS without ``none``; of the same shape.
+        choices: Operation of each edge that the method selects.
+        curve: What each epoch ended with.
+        stopped: Why it stopped early; empty if it did not.
+        search_s: CPU time [s], selection included.
+    """
+
+    alpha: tuple[tuple[float, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    choices: tuple[int, ...]
+    curve: tuple[Epoch, ...]
+    stopped: str
+    search_s: float
+
+
+OnEpoch = Callable[[int, Epoch], None]
+
+
+def search_cells(
+    blocks: CellBlocks,
+    task: Task,
+    plan: SearchPlan,
+    *,
+    seed: int,
+    latency: LatencyTerm | None = None,
+    on_epoch: OnEpoch = lambda number, epoch: None,
+) -> Found:
+    """Learns architecture weights.
+
+    Args:
+        blocks: Of the space; its images and classes are the task's.
+        task: What the networks learn; only its training split is used.
+        plan: How.
+        seed: Everything random follows from it.
+        latency: What is added to the loss; None for nothing.
+        on_epoch: Called with the number of epochs done and what the last one ended with.
+
+    Raises:
+        TrainingError: If a loss is not finite.
+    """
+    from search.differentiable_selection import select_by_perturbation
+
+    with repeatable(seed):
+        search = Search(blocks, task, plan, seed=seed, latency=latency)
+        search.run(on_epoch)
+        choices = select_by_perturbation(search) if plan.selection == "perturbation" else search.favoured()
+    return Found(
+        alpha=rows_of(search.alpha),
+        probabilities=rows_of(search.eligible().softmax(-1)),
+        choices=choices,
+        curve=tuple(search.curve),
+        stopped=search.stopped,
+        search_s=time.process_time() - search.started_s,
+    )
+
+
+class Halves:
+    """The training split in two: rows for the weights, and rows for the architecture weights.
+
+    Args:
+        task: Whose training split is dealt.
+        seed: Order and random changes of the images follow from it.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        train = task.data.train
+        self._task, self._seed = task, seed
+        self._inputs = Inputs(train.pixels, train.normalisation, task.input_shape[1:])  # type: ignore[arg-type]
+        self._targets = torch.from_numpy(train.labels)
+        self.weights = nested_subset(train.labels[: train.examples], 0.5)
+        self.architecture = np.setdiff1d(np.arange(train.examples), self.weights)
+
+    def batches(self, epoch: int, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
+        """One epoch: a batch of each half per step; where examples have variants, another one per epoch."""
+        train = self._task.data.train
+        order = np.random.default_rng((self._seed, _SHUFFLE, epoch))
+        changes = np.random.default_rng((self._seed, _AUGMENT, epoch))
+        first = (epoch % train.variants) * train.examples
+        count = math.ceil(len(self.weights) / batch_size)
+        halves = [
+            np.array_split(first + order.permutation(h), count) for h in (self.weights, self.architecture)
+        ]
+        for pair in zip(*halves, strict=True):
+            yield tuple(self._batch(rows, changes) for rows in pair)  # type: ignore[misc]
+
+    def _batch(self, numbers: np.ndarray[Any, Any], changes: np.random.Generator) -> Batch:
+        rows = torch.from_numpy(numbers)
+        return self._inputs.augmented(rows, self._task.augmentation, changes), self._targets[rows]
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Search:
+    """A differentiable search under way.
+
+    Attributes:
+        network: All networks at once.
+        halves: Its data.
+        alpha: Architecture weights.
+        curve: What the epochs so far ended with.
+        stopped: Why it stopped early.
+        started_s: CPU time at which it began [s].
+    """
+
+    def __init__(
+        self,
+        blocks: CellBlocks,
+        task: Task,
+        plan: SearchPlan,
+        *,
+        seed: int,
+        latency: LatencyTerm | None = None,
+    ) -> None:
+        self.started_s = time.process_time()
+        self.plan, self.operations = plan, blocks.operations
+        self.network = MixedNetwork(blocks, seed)
+        self.halves = Halves(task, seed)
+        self.curve: list[Epoch] = []
+        self.stopped = ""
+        self._task, self._latency = task, latency
+        self._noise = np.random.default_rng((seed, _GUMBEL))
+        start = np.random.default_rng((seed, _DEAL)).standard_normal((6, len(self.operations)))
+        self.alpha = torch.from_numpy(1e-3 * start).float().requires_grad_()
+        self._optimiser = _optimiser(self.network.learned(), plan.method)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimiser, plan.epochs)
+        self._adam = torch.optim.Adam(
+            [self.alpha], plan.architecture_rate, betas=(0.5, 0.999), weight_decay=1e-3
+        )
+        self._unrolled = Unrolled(self.network.learned(), self._optimiser)
+
+    def run(self, on_epoch: OnEpoch) -> None:
+        """Trains until the epochs are over or the favoured cell collapses."""
+        for epoch in range(self.plan.epochs):
+            before = self.alpha.detach().clone()
+            self.curve.append(self._epoch(epoch))
+            on_epoch(epoch + 1, self.curve[-1])
+            if 0 < self.plan.skips <= self.curve[-1].skips and epoch >= self.plan.warmup:
+                self.stopped = (
+                    f"{self.curve[-1].skips} skip connections in the favoured cell after epoch {epoch + 1}"
+                )
+                with torch.no_grad():
+                    self.alpha.copy_(before)
+                return
+
+    def eligible(self) -> Tensor:
+        """alpha without operations that may not be selected, shape ``(edges, operations)``.
+
+        ``none`` is not selected by DARTS: its weight only scales what the others make, which a batch norm
+        undoes (section 2.4 there).  What GDAS draws is a real cell, with ``none`` as good as any.
+        """
+        alpha = self.alpha.detach().clone()
+        if self.plan.method != "gdas" and "none" in self.operations and len(self.operations) > 1:
+            alpha[:, self.operations.index("none")] = -torch.inf
+        return alpha
+
+    def favoured(self) -> tuple[int, ...]:
+        """Operation with the greatest weight of each edge."""
+        return tuple(self.eligible().argmax(-1).tolist())
+
+    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
+        """The task's loss of a batch; cross entropy with labels smoothed by 0.1 where it has none."""
+        images, targets = batch
+        outputs = self.network(images, mixture)
+        if self._task.loss is not None:
+            return self._task.loss(outputs, targets)
+        return F.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+    def train_weights(self, batch: Batch, mixture: Mixture) -> float:
+        """One step of the network's weights; the loss before it."""
+        self._optimiser.zero_grad()
+        loss = self.loss(batch, mixture)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.learned(), LARGEST_GRADIENT)
+        self._optimiser.step()
+        return self._finite(float(loss.detach()))
+
+    def _epoch(self, epoch: int) -> Epoch:
+        share = epoch / max(1, self.plan.epochs - 1)
+        temperature = TEMPERATURE[0] + share * (TEMPERATURE[1] - TEMPERATURE[0])
+        weight_losses, architecture_losses = [], []
+        for for_weights, for_alpha in self.halves.batches(epoch, self.plan.batch_size):
+            if epoch >= self.plan.warmup:
+                architecture_losses.append(self._change_alpha(for_weights, for_alpha, temperature))
+            weight_losses.append(
+                self.train_weights(for_weights, self._mixture(self.alpha.detach(), temperature))
+            )
+        self._schedule.step()
+        skip = self.operations.index("skip_connect") if "skip_connect" in self.operations else -1
+        return Epoch(
+            weight_loss=float(np.mean(weight_losses)),
+            architecture_loss=float(np.mean(architecture_losses)) if architecture_losses else None,
+            skips=self.favoured().count(skip),
+            alpha=rows_of(self.alpha),
+            expected_s=tuple(self._latency.expected_s(self.alpha.detach()).tolist()) if self._latency else (),
+        )
+
+    def _mixture(self, alpha: Tensor, temperature: float) -> Mixture:
+        return drawn(alpha, temperature, self._noise) if self.plan.method == "gdas" else mixed(alpha)
+
+    def _change_alpha(self, for_weights: Batch, for_alpha: Batch, temperature: float) -> float:
+        def held_back() -> Tensor:
+            loss = self.loss(for_alpha, self._mixture(self.alpha, temperature))
+            return loss if self._latency is None else loss + self._latency(self.alpha)
+
+        if self.plan.method == "darts_second_order":
+            gradient, loss = self._unrolled(
+                lambda: self.loss(for_weights, mixed(self.alpha)), held_back, self.alpha
+            )
+        else:
+            gradient, loss = first_order(held_back, self.alpha)
+        self.alpha.grad = gradient
+        self._adam.step()
+        return self._finite(loss)
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise TrainingError("supernet", f"diverged: the loss is {loss} in epoch {len(self.curve) + 1}")
+        return loss
+
+
+def _optimiser(parameters: list[torch.nn.Parameter], method: Method) -> torch.optim.Optimizer:
+    """AdamW as in other trainings; for gradients of second order SGD, whose step they look through."""
+    if method == "darts_second_order":
+        return torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=3e-4)
+    return torch.optim.AdamW(parameters, lr=6e-3, weight_decay=0.02)
+
+
+def rows_of(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+    """A matrix as plain numbers."""
+    return tuple(tuple(float(v) for v in row) for row in matrix.detach())

@@ -1,0 +1,207 @@
+"""The pieces of networks of searched cells: what is mixed in training and measured in a profile.
+
+Pieces are cut out of networks that the space itself builds, so they cannot differ from what a candidate
+consists of.  A piece has one input and one output.
+
+The time of a network is modelled as the sum of its pieces' times (ProxylessNAS: Cai, Zhu, Han 2019 (ICLR),
+section 3.3; FBNet: Wu et al. 2019 (CVPR), section 3.2).  What a table of that kind leaves out (fusion across
+pieces, caches, the scheduler) is why the network that a search finds is measured as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.errors import ConfigError
+from results.records import Architecture
+from search.cell_graph import EDGES, steps
+from search.cell_networks import NasBench201Networks
+from search.network import Add, Identity, Network, Node, Shape
+from search.space import SearchSpace
+from search.spaces import cell as cell_space
+
+REPEATS = 4
+"""Copies of an operation one after the other in the network that is measured for it: what a runtime does to
+its input and output once (another memory layout) then counts for little."""
+
+STAGES = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A network that is measured for a piece.
+
+    Attributes:
+        network: What is measured.
+        copies: How often it holds the piece.
+        empty: Name of the block with the same input that computes nothing, whose time is what calling the
+            runtime takes; None for such a block itself.
+    """
+
+    network: Network
+    copies: int = 1
+    empty: str | None = None
+
+
+def piece(network: Network, names: Sequence[str], source: str) -> Network:
+    """The part of a network made of these nodes, which read ``source`` and each other.
+
+    Raises:
+        ArchitectureError: If they read anything else.
+    """
+    chosen = set(names)
+    nodes = tuple(
+        Node(n.name, n.layer, tuple("input" if i == source else i for i in n.inputs))
+        for n in network.nodes
+        if n.name in chosen
+    )
+    return Network(network.shapes[source], nodes)
+
+
+def repeated(network: Network, copies: int) -> Network:
+    """A network that keeps the shape of its input, several times in a row."""
+    nodes: list[Node] = []
+    last = "input"
+    for copy in range(copies):
+        new = {"input": last} | {n.name: f"{n.name}_{copy}" for n in network.nodes}
+        nodes += [Node(new[n.name], n.layer, tuple(new[i] for i in n.inputs)) for n in network.nodes]
+        last = nodes[-1].name
+    return Network(network.input_shape, tuple(nodes))
+
+
+class CellBlocks:
+    """Pieces of the networks of the NAS-Bench-201 cell space.
+
+    Args:
+        space: The space.
+
+    Raises:
+        ConfigError: For another space.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        networks = space.networks if isinstance(space, cell_space.Space) else None
+        if not isinstance(space, cell_space.Space) or not isinstance(networks, NasBench201Networks):
+            raise ConfigError(
+                "blocks are known for the space 'cell' with kind = 'nas_bench_201' only, got space "
+                f"{space.name!r}; use another strategy for this space"
+            )
+        self.operations = networks.operations
+        self.cells = networks.cells
+        # With all operations, also where the study searches some of them only.
+        self._full = cell_space.Space(
+            input_shape=space.input_shape,
+            classes=space.classes,
+            channels=networks.channels,
+            cells=networks.cells,
+        )
+
+    @cached_property
+    def skeleton(self) -> tuple[Network, Network, Network, Network]:
+        """Stem, the two reductions, and everything after the last cell."""
+        whole = self._with("skip_connect")  # a cell that is its input adds no node
+        names = [node.name for node in whole.nodes]
+        cut = [names.index("reduce1_act1"), names.index("reduce2_act1"), names.index("last_norm")]
+        parts = [names[: cut[0]], names[cut[0] : cut[1]], names[cut[1] : cut[2]], names[cut[2] :]]
+        sources = ["input", *(part[-1] for part in parts[:3])]
+        stem, first, second, tail = (piece(whole, *each) for each in zip(parts, sources, strict=True))
+        return stem, first, second, tail
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What the cells of each stage take and make."""
+        return tuple(part.shapes[part.output] for part in self.skeleton[:3])
+
+    def operation(self, stage: int, name: str) -> Network | None:
+        """One operation of a stage's edge; None for ``none`` and ``skip_connect``, which compute nothing."""
+        if name in ("none", "skip_connect"):
+            return None
+        whole = self._with(name)
+        names = [n.name for n in whole.nodes if n.name.startswith(f"stage{stage}_cell1_")]
+        first = next(n for n in whole.nodes if n.name in names)
+        return piece(whole, names, first.inputs[0])
+
+    def _with(self, operation: str) -> Network:
+        return self._full.build(self._full.from_options({"edge_0_3": operation}))
+
+    @cached_property
+    def table(self) -> dict[str, Block]:
+        """Every block that has to be measured, by name."""
+        blocks: dict[str, Block] = {}
+        for name, shape in {"image": self.skeleton[0].input_shape, **self._stage_shapes}.items():
+            blocks[f"empty_{name}"] = Block(Network(shape, (Node("same", Identity(), ("input",)),)))
+        places = ("image", "stage1", "stage2", "stage3")
+        for name, place, part in zip(
+            ("stem", "reduce1", "reduce2", "tail"), places, self.skeleton, strict=True
+        ):
+            blocks[name] = Block(part, empty=f"empty_{place}")
+        for stage, shape in zip(STAGES, self.shapes, strict=True):
+            add = Network(shape, (Node("sum", Add(), ("input", "input")),))
+            parts = [("add", add), *((o, self.operation(stage, o)) for o in self.operations)]
+            for name, operation in parts:
+                if operation is not None:
+                    network = repeated(operation, REPEATS)
+                    blocks[f"stage{stage}_{name}"] = Block(network, REPEATS, f"empty_stage{stage}")
+        return blocks
+
+    @property
+    def _stage_shapes(self) -> dict[str, Shape]:
+        return {f"stage{stage}": shape for stage, shape in zip(STAGES, self.shapes, strict=True)}
+
+    def piece_s(self, measured_s: Mapping[str, float]) -> dict[str, float]:
+        """Time of each piece [s] from the times of the blocks [s]; not below 0.
+
+        Raises:
+            ConfigError: If a block was not measured.
+        """
+        missing = sorted(self.table.keys() - measured_s.keys())
+        if missing:
+            raise ConfigError(f"the profile has no time of block {missing[0]!r} and {len(missing) - 1} more")
+        return {
+            name: max(0.0, measured_s[name] - measured_s[block.empty]) / block.copies
+            for name, block in self.table.items()
+            if block.empty is not None
+        }
+
+    def fixed_s(self, measured_s: Mapping[str, float]) -> float:
+        """Time of everything that is no cell [s], the runtime's call included."""
+        pieces = self.piece_s(measured_s)
+        return measured_s["empty_image"] + sum(pieces[n] for n in ("stem", "reduce1", "reduce2", "tail"))
+
+    def operation_s(self, measured_s: Mapping[str, float]) -> NDArray[np.float64]:
+        """Time of each operation on an edge, all cells together [s], shape ``(operations,)``.
+
+        With the addition of its result to those of other edges; of a node's edges one needs none, which
+        counts a cell three additions too many, the same for all cells but those with dead nodes.
+        """
+        pieces = self.piece_s(measured_s)
+        return np.array(
+            [
+                0.0
+                if name == "none"
+                else self.cells
+                * sum(pieces.get(f"stage{s}_{name}", 0.0) + pieces[f"stage{s}_add"] for s in STAGES)
+                for name in self.operations
+            ]
+        )
+
+    def total_s(self, architecture: Architecture, measured_s: Mapping[str, float]) -> float:
+        """Sum of the pieces of a network [s]: every operation and addition that is really in it."""
+        pieces = self.piece_s(measured_s)
+        found, output = steps(tuple(self.operations[c] for c in architecture.choices))
+        sums = {sources for _, sources in found} | {output}
+        additions = sum(max(0, len(sources) - 1) for sources in sums)
+        one_of_each = (
+            additions * pieces[f"stage{stage}_add"] + sum(pieces[f"stage{stage}_{name}"] for name, _ in found)
+            for stage in STAGES
+        )
+        return self.fixed_s(measured_s) + self.cells * sum(one_of_each)
+
+
+NODES = tuple(sorted({end for _, end in EDGES}))
+"""Nodes of a cell that are sums; the last is its output."""

@@ -1,0 +1,57 @@
+"""Selection by perturbation: the operation without which the trained mixture suffers most.
+
+Wang, Cheng, Chen, Tang, Hsieh 2021 (ICLR), "Rethinking architecture selection in differentiable NAS",
+algorithm 1: edges are decided one by one in a random order; after each the rest of the mixture is trained
+further.  Deviation: what an operation is worth is read from the loss instead of the accuracy, which on few
+images has ties.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from search.differentiable_mixture import mixed
+from search.differentiable_supernet import Fixed
+
+if TYPE_CHECKING:
+    from search.differentiable import Search
+
+TUNED_EPOCHS = 1
+"""Passes over the half of the weights after each decision."""
+
+ORDER_SEED = 17
+
+
+def select_by_perturbation(search: Search) -> tuple[int, ...]:
+    """The operation of each edge; the network of ``search`` is trained further on the way."""
+    edges = len(search.alpha)
+    fixed: list[Fixed | None] = [None] * edges
+    candidates = [i for i, name in enumerate(search.operations) if name != "none"] or [0]
+    epoch = len(search.curve)
+    for edge in np.random.default_rng(ORDER_SEED).permutation(edges):
+        losses = {operation: _loss_without(search, fixed, int(edge), operation) for operation in candidates}
+        fixed[edge] = Fixed(max(candidates, key=lambda operation: losses[operation]))
+        for _ in range(TUNED_EPOCHS):
+            for batch, _ in search.halves.batches(epoch, search.plan.batch_size):
+                search.train_weights(batch, mixed(search.alpha.detach(), fixed))
+            epoch += 1
+    return tuple(kept.operation for kept in fixed if kept is not None)
+
+
+@torch.no_grad()
+def _loss_without(search: Search, fixed: list[Fixed | None], edge: int, operation: int) -> float:
+    """Mean loss of the half of the architecture weights with one operation of one edge left out.
+
+    Batch norms use the statistics of the batch, since what reaches them changes with the mixture.
+    """
+    alpha = search.alpha.detach().clone()
+    mixture = list(mixed(alpha, fixed))
+    mixture[edge] = [term for term in mixture[edge] if term[0] != operation]
+    losses = [
+        float(search.loss(batch, mixture))
+        for _, batch in search.halves.batches(0, 4 * search.plan.batch_size)
+    ]
+    return float(np.mean(losses))
