@@ -18,6 +18,7 @@ from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
 from harness.prove import score_on_board
 from harness.reference import reference
+from harness.relaxation import informed
 from results import plots, report, table
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError
@@ -58,7 +59,7 @@ QUIET_WAIT_S = 30.0
 def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
     """All stages, one after the other; each result is stored as it comes."""
     prepare(rig)
-    search(rig, strategy)
+    search(rig, informed(rig, strategy))
     try:
         confirm(rig)
     except PreflightError:
