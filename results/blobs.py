@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import uuid
 from pathlib import Path
 
 from results.errors import StoreError
+
+
+def name_of(data: bytes) -> str:
+    """The SHA-256 under which bytes are stored."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def path_of(folder: Path, sha256: str) -> Path:

@@ -22,6 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class Run:
         self._id = identity
         self._later: list[dict[str, Any]] = []
         self._later_lock = threading.Lock()
+        self._underway: list[Future[None]] = []
 
     def append(self, kind: str, key: str, body: Any) -> None:
         """Stores a record; durable when this returns.  The same again is a no-op.
@@ -100,14 +102,38 @@ class Run:
             StoreError: If another body is stored under the key, ``body`` is no JSON value, or the
                 database refuses.
         """
+        self._put(kind, key, body, b"").result()
+        with self._later_lock:
+            before, self._underway = self._underway, []
+        for future in before:
+            future.result()
+
+    def append_soon(self, kind: str, key: str, body: Any, blob: bytes = b"") -> None:
+        """Stores a record and a blob that it speaks of, without waiting; cannot be read before it is durable.
+
+        Whatever is appended after it is durable after it.  An error is raised by the next :meth:`append`.
+
+        Args:
+            kind: Kind of the record.
+            key: Unique within run and kind.
+            body: JSON value.
+            blob: Stored first, under its SHA-256.
+        """
+        future = self._put(kind, key, body, blob)
+        with self._later_lock:
+            self._underway.append(future)
+
+    def _put(self, kind: str, key: str, body: Any, blob: bytes) -> Future[None]:
         with self._later_lock:
             rows, self._later = [*self._later, self._row(kind, key, body)], []
 
         def write(connection: sa.Connection) -> None:
+            if blob:
+                self.store.insert_blob(connection, blob)
             for row in rows:
                 self._insert(connection, row)
 
-        self.store.write(write)
+        return self.store.put(write)
 
     def append_later(self, kind: str, key: str, body: Any) -> None:
         """Stores a record together with the next :meth:`append`, in one transaction; cannot be read before.
@@ -225,12 +251,19 @@ class Store:
 
     def put_blob(self, data: bytes) -> str:
         """Stores bytes under their SHA-256, which it gives back; durable when this returns."""
-        sha256 = hashlib.sha256(data).hexdigest()
+        if self._folder is not None and len(data) > BLOB_IN_TABLE_BYTES:
+            blobs.write(blobs.path_of(self._folder, blobs.name_of(data)), data)
+        else:
+            self.write(lambda connection: self.insert_blob(connection, data))
+        return blobs.name_of(data)
+
+    def insert_blob(self, connection: sa.Connection, data: bytes) -> None:
+        """Stores bytes within a change of the database; for :class:`Run`."""
+        sha256 = blobs.name_of(data)
         if self._folder is not None and len(data) > BLOB_IN_TABLE_BYTES:
             blobs.write(blobs.path_of(self._folder, sha256), data)
         else:
-            self.write(lambda connection: insert_new(connection, BLOBS, {"sha256": sha256, "data": data}))
-        return sha256
+            insert_new(connection, BLOBS, {"sha256": sha256, "data": data})
 
     def blob(self, sha256: str) -> bytes:
         """The bytes with this SHA-256.
@@ -260,8 +293,12 @@ class Store:
 
     def write(self, change: Callable[[sa.Connection], T]) -> T:
         """Result of a change of the database, once it is durable; for :class:`Run`."""
+        return self.put(change).result()
+
+    def put(self, change: Callable[[sa.Connection], T]) -> Future[T]:
+        """Asks for a change of the database and does not wait for it; for :class:`Run`."""
         self._check()
-        return self._writer.do(change)
+        return self._writer.put(change)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

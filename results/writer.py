@@ -51,12 +51,16 @@ class Writer:
         Raises:
             StoreError: From ``write``, or because the database refused, or because the store is closed.
         """
+        return self.put(write).result()
+
+    def put(self, write: Callable[[sa.Connection], T]) -> Future[T]:
+        """Asks for a write and does not wait for it; otherwise as :meth:`do`."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise StoreError("the store is closed")
             self._queue.put((write, future))
-        return future.result()
+        return future
 
     def close(self) -> None:
         """Finishes what was asked for and ends the thread; may be called twice."""

@@ -162,12 +162,27 @@ def _padded(x: Tensor, padding: Padding, value: float) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
 
 
+class _Conv2d(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """Draws nothing: weights are given, and drawing costs time and moves the global generator."""
+
+
+class _BatchNorm2d(nn.BatchNorm2d):
+    def reset_parameters(self) -> None:
+        """As above."""
+
+
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """As above."""
+
+
 def _layer_module(layer: Layer, shape: Shape) -> nn.Module | None:
     """The module of a layer; None for one without weights."""
     match layer:
         case Conv():
             top, bottom, left, right = layer.padding
-            return nn.Conv2d(
+            return _Conv2d(
                 shape[0],
                 layer.channels,
                 layer.kernel,
@@ -178,12 +193,12 @@ def _layer_module(layer: Layer, shape: Shape) -> nn.Module | None:
                 bias=layer.bias,
             )
         case BatchNorm():
-            norm = nn.BatchNorm2d(shape[0], eps=layer.epsilon)
+            norm = _BatchNorm2d(shape[0], eps=layer.epsilon)
             # A count that only a cumulative average would read; without it the state is the mapping.
             norm.num_batches_tracked = None
             return norm
         case Dense():
-            return nn.Linear(shape[0], layer.units)
+            return _Linear(shape[0], layer.units)
         case _:
             return None
 
@@ -198,9 +213,7 @@ def to_module(network: Network, weights: Weights | None = None) -> nn.Module:
     Raises:
         ArchitectureError: If the weights are not those of this network.
     """
-    with torch.device("meta"):  # no default weights: drawing them would only move the global generator
-        module = NetworkModule(network)
-    module.to_empty(device="cpu")
+    module = NetworkModule(network)
     load_weights(module, initial_weights(network, 0) if weights is None else weights)
     return module
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from results import database
+from results.blobs import name_of
 from results.errors import StoreError
 from results.records import Fidelity
 from results.store import BLOB_IN_TABLE_BYTES, Store
@@ -432,3 +433,23 @@ def test_what_is_appended_later_is_stored_with_the_next(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="another 'built' record"):
             run.append("measured", "1", {"ms": 4})
         assert run.get("measured", "1") is None
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_what_is_appended_soon_is_durable_with_its_blob_before_what_follows(path: Path, size: int) -> None:
+    data = bytes(size)
+    with Store.open(path) as store:
+        run = store.begin("a", {})
+        run.append_soon("trained", "0", {"checkpoint": name_of(data)}, blob=data)
+        run.append("told", "0", {})
+        assert [record.kind for record in run.records()] == ["trained", "told"]
+        assert store.blob(name_of(data)) == data
+
+
+def test_an_error_of_what_is_appended_soon_is_raised_by_the_next(store: Store) -> None:
+    run = store.begin("a", {})
+    run.append("trained", "0", {"accuracy": 1})
+    run.append_soon("trained", "0", {"accuracy": 2})
+    with pytest.raises(StoreError, match="holds another 'trained' record under '0'"):
+        run.append("told", "0", {})
+    run.append("told", "1", {})
