@@ -18,6 +18,7 @@ from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
 from results.markdown import table
 from results.records import Limit, Option, Target
+from results.relaxation_report import relaxation
 from results.statistics import judge
 from results.store import Run
 from results.table import closest_table, describe, iso, pareto_table
@@ -45,7 +46,8 @@ def write_report(run: Run, folder: Path) -> Path:
     """
     path = folder / "report.md"
     new = folder / f".report.md.{uuid.uuid4().hex}"
-    text = report(history(run), [r.body for r in run.records("finished")])
+    bodies = ([r.body for r in run.records(kind)] for kind in ("finished", "pretrained"))
+    text = report(history(run), *bodies)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
@@ -56,12 +58,14 @@ def write_report(run: Run, folder: Path) -> Path:
     return path
 
 
-def report(known: History, finished: Sequence[Mapping[str, Any]] = ()) -> str:
+def report(
+    known: History, finished: Sequence[Mapping[str, Any]] = (), pretrained: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The report as Markdown, from records that were read already."""
     sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
-    sections += deployments(known)
+    sections += [*deployments(known), *relaxation(known, pretrained)]
     return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
 
 
