@@ -77,24 +77,29 @@ class Run:
     ask_s: list[float]
 
 
-def search(name: str, table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+def search(name: str, table: Table, problem: Problem, *, seed: int, budget: int, **options: Any) -> Run:
     """One search of ``budget`` trainings (fewer if the strategy ends or screens too much)."""
     strategy: Strategy = importlib.import_module(f"search.strategies.{name}").Strategy(
-        table.space, problem, fidelity=Fidelity(200), seed=seed
+        table.space, problem, fidelity=Fidelity(200), seed=seed, **options
     )
     rows: list[int] = []
-    ask_s: list[float] = []
-    while len(rows) < budget and len(ask_s) < SCREENED_PER_TRAINING * budget:
+    ask_s: list[float] = [0.0]
+    screened: set[int] = set()
+    asked = 0
+    while len(rows) < budget and len(screened) < SCREENED_PER_TRAINING * budget:
         start = time.process_time()
-        proposal = strategy.ask(len(ask_s), ())
-        ask_s.append(time.process_time() - start)
+        proposal = strategy.ask(asked, ())
+        ask_s[-1] += time.process_time() - start
         if proposal is None:
             break
-        evaluation = table.evaluate(Trial(len(ask_s) - 1, proposal))
+        evaluation = table.evaluate(Trial(asked, proposal))
         strategy.tell(evaluation)
+        asked += 1
+        screened.add(table.row(proposal.architecture))
         if evaluation.state == "complete":
             rows.append(table.row(proposal.architecture))
-    return Run(rows, len(ask_s), ask_s)
+            ask_s.append(0.0)
+    return Run(rows, len(screened), ask_s[:-1] or ask_s)
 
 
 # --------------------------------------------------------------------------- regrets

@@ -1,9 +1,10 @@
 """The one search loop: ask, evaluate, tell.
 
-With W trials in flight, ask n happens exactly when trials 0 .. n-W have been told, and trials are told in
-the order of their numbers.  So the asks depend on the seed and on the results alone, never on which
-trial was ready first, and a run that was interrupted goes on with the asks of an undisturbed one: what
-was asked is in the store, what was told is told again, and only then is anything asked.
+With W trainings in flight, a trial is asked for exactly when fewer than W of those asked before are not yet
+told, and trainings are told in the order of their numbers.  What is only screened is measured at once and
+told before anything else is asked or told.  So the asks depend on the seed and on the results alone, never on
+which trial was ready first, and a run that was interrupted goes on with the asks of an undisturbed one: what
+was asked is in the store, what was told is told again in the same order, and only then is anything asked.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from search.strategy import Strategy
 
 
 class Loop:
-    """Runs a strategy until it has asked for ``trials`` trials, or ends by itself.
+    """Runs a strategy until it has asked for ``trials`` trainings, or ends by itself.
 
     Args:
         run: Where everything is stored.
         space: For the options by name that are stored beside each trial.
         strategy: Fresh; it is told what the store has.
         evaluate: Takes a trial to its final state; called in threads.
-        trials: Number of trials.
-        in_flight: Trials under way at once.
+        trials: Number of trials, those not counted that are only screened.
+        in_flight: Trainings under way at once.
         busy: Held while the strategy thinks.
         abort: Makes the evaluations under way end soon; called when the search ends early.
         watcher: Told what happens.
@@ -54,14 +55,13 @@ class Loop:
         self._space = space
         self._strategy = strategy
         self._evaluate = evaluate
-        self._trials = trials
         self._in_flight = in_flight
         self._busy = busy
         self._abort = abort
         self._watcher = watcher
         self._pending: dict[int, tuple[Trial, Future[Evaluation]]] = {}
-        self._told = 0
         self._asked = 0
+        self._wanted = trials
 
     def search(self) -> None:
         """Runs to the end; raises whatever ended the evaluation of a trial early."""
@@ -69,7 +69,7 @@ class Loop:
             try:
                 self._catch_up(pool)
                 while self._ask_all(pool):
-                    self._tell_next()
+                    self._tell(min(self._pending))
             except BaseException:
                 # Leaving the executor waits for its threads, so they are told to end first.
                 for _, future in self._pending.values():
@@ -78,18 +78,22 @@ class Loop:
                 raise
 
     def _catch_up(self, pool: ThreadPoolExecutor) -> None:
-        for evaluation in evaluations(self._run):
-            self._strategy.tell(evaluation)
-            self._watcher.told(evaluation)
-            self._told += 1
+        known = {evaluation.trial.number: evaluation for evaluation in evaluations(self._run)}
+        told = [int(record.key) for record in self._run.records("told")]
+        for number in told:
+            self._strategy.tell(known[number])
+            self._watcher.told(known[number])
         asked = [from_json(Trial, record.body["trial"]) for record in self._run.records("asked")]
-        for trial in sorted(asked, key=lambda t: t.number)[self._told :]:
-            self._start(trial, pool)
+        for trial in sorted(asked, key=lambda t: t.number):
+            if trial.number not in known:
+                self._start(trial, pool)
         self._asked = len(asked)
+        self._wanted -= sum(not trial.proposal.screen_only for trial in asked)
 
     def _ask_all(self, pool: ThreadPoolExecutor) -> bool:
-        """Asks for as many trials as may be under way; False when none is and none is wanted."""
-        while self._asked < self._trials and self._asked - self._told < self._in_flight:
+        """Asks for as many trainings as may be under way; False when none is and none is wanted."""
+        self._tell_screened()
+        while self._wanted > 0 and len(self._pending) < self._in_flight:
             with self._busy():
                 proposal = self._strategy.ask(self._asked, [trial for trial, _ in self._pending.values()])
             if proposal is None:
@@ -100,17 +104,25 @@ class Loop:
             self._run.append("asked", str(trial.number), body)
             self._start(trial, pool)
             self._asked += 1
+            self._wanted -= not proposal.screen_only
+            self._tell_screened()
         return bool(self._pending)
 
     def _start(self, trial: Trial, pool: ThreadPoolExecutor) -> None:
         self._watcher.asked(trial)
         self._pending[trial.number] = (trial, pool.submit(self._evaluate, trial))
 
-    def _tell_next(self) -> None:
-        _, future = self._pending[self._told]
+    def _tell_screened(self) -> None:
+        """Waits for what is only screened."""
+        for number, (trial, _) in list(self._pending.items()):
+            if trial.proposal.screen_only:
+                self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        """Waits for a trial and tells it."""
+        _, future = self._pending[number]
         evaluation = future.result()
-        del self._pending[self._told]
-        self._run.append("told", str(self._told), {"state": evaluation.state, "error": evaluation.error})
+        del self._pending[number]
+        self._run.append("told", str(number), {"state": evaluation.state, "error": evaluation.error})
         self._strategy.tell(evaluation)
-        self._told += 1
         self._watcher.told(evaluation)

@@ -1,8 +1,9 @@
 """What is believed about untried architectures, given a history: the models behind an acquisition.
 
-The first objective (accuracy) is modelled as the logarithm of its error, costs as their logarithm; costs are
-learned from every trial that was measured, the infeasible ones among them.  Pending trials count as if they
-had come out as expected (Ginsbourger et al. 2010, "kriging believer"), so that parallel asks differ.
+Accuracy is learned from trained trials; costs, and what runs at all, from every trial that was measured,
+those that were only screened among them.  A cost that was measured is taken as it is.  Pending trials count
+as if they had come out as expected (Ginsbourger et al. 2010, "kriging believer"), so that parallel asks
+differ.
 """
 
 from __future__ import annotations
@@ -11,27 +12,17 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from results.records import Architecture, Limit, Metric
+from results.records import Architecture, Limit, Metric, Trial
 from search.acquisition import NODES, Front, expected_hypervolume_improvement, probability_below
-from search.feasibility import nondominated_ranks
+from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
 from search.surrogate import Ensemble, GaussianProcess, Inputs, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
-
-SMALLEST_LOSS = 1e-4
-"""Losses on a logarithmic scale are taken to be at least this (an accuracy of 1 has no logarithm)."""
-
-MARGIN = 1.1
-"""The worst cost that counts, as a multiple of the worst on the front."""
-
-FIRST = 12
-"""Trained trials, from the first, whose median is the worst loss that counts."""
 
 RECENT = 30
 FEWEST = 5
@@ -40,53 +31,18 @@ FEWEST = 5
 CALIBRATION = (0.6, 1.6)
 """Least and greatest factor of the standard deviation."""
 
-
-@dataclass(frozen=True)
-class Scale:
-    """How a metric is modelled: as the logarithm of its loss where it has one, else as the loss itself.
-
-    The loss is the value (less is better), 1 - value for a share of which more is better, or -value.
-
-    Attributes:
-        share: Whether it is a share of which more is better.
-        maximise: Whether more is better.
-        log: Whether the logarithm is modelled.
-    """
-
-    share: bool
-    maximise: bool
-    log: bool
-
-    @classmethod
-    def of(cls, metric: Metric, values: Floats) -> Scale:
-        """The scale that fits all values observed."""
-        share = metric.maximise and bool(((values >= 0) & (values <= 1)).all())
-        return cls(share, metric.maximise, share or (not metric.maximise and bool((values > 0).all())))
-
-    def loss(self, values: Floats) -> Floats:
-        """Losses; less is better."""
-        if self.share:
-            return np.maximum(1.0 - values, SMALLEST_LOSS)
-        return -values if self.maximise else values
-
-    def modelled(self, losses: Floats) -> Floats:
-        """What a model is fitted to."""
-        return np.log(losses) if self.log else losses
-
-    def unmodelled(self, modelled: Floats) -> Floats:
-        """Losses again."""
-        return np.exp(modelled) if self.log else modelled
-
-
 WHISKERS = (3.0, 1.5)
 """Interquartile ranges below and above the median within which targets are believed.
 
 What does not learn at all, or is no network at all, would else set the scale of a surrogate.
 """
 
+MEASURED = 200
+"""Trials from which costs and failures are learned; many more are measured than trained."""
 
-class MetricModel:
-    """Model of one metric.
+
+class AccuracyModel:
+    """Model of the first objective.
 
     Args:
         metric: What is modelled.
@@ -98,16 +54,13 @@ class MetricModel:
 
     def __init__(self, metric: Metric, inputs: Inputs, values: Floats, pending: Inputs, seed: int) -> None:
         self.scale = Scale.of(metric, values)
-        self.losses = self.scale.loss(values)
-        targets = self.scale.modelled(self.losses)
+        targets = self.scale.modelled(self.scale.loss(values))
         low, median, high = np.quantile(targets, [0.25, 0.5, 0.75])
         below, above = WHISKERS
         self._whiskers = (median - below * (high - low), median + above * (high - low))
         targets = np.clip(targets, *self._whiskers)
-        self.expected_losses = np.empty(0)
         if len(pending):
             expected = GaussianProcess(inputs, targets).predict(pending).mean
-            self.expected_losses = self.scale.unmodelled(expected)
             inputs, targets = inputs.joined(pending), np.r_[targets, expected]
         self._ensemble = Ensemble(inputs, targets, seed)
 
@@ -120,6 +73,24 @@ class MetricModel:
         modelled = self.scale.modelled(self.scale.loss(np.array([value])))
         return float(np.clip(modelled[0], *self._whiskers))
 
+
+class CostModel:
+    """Model of a measured metric.
+
+    Args:
+        metric: What is modelled.
+        inputs: Where it was observed, ``n`` rows.
+        values: Observations, shape ``(n,)``.
+    """
+
+    def __init__(self, metric: Metric, inputs: Inputs, values: Floats) -> None:
+        self.scale = Scale.of(metric, values)
+        self._process = GaussianProcess(inputs, self.scale.modelled(self.scale.loss(values)))
+
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Of the modelled loss."""
+        return self._process.predict(inputs)
+
     def probability_within(self, inputs: Inputs, upper: float) -> Floats:
         """Probability that the value is at most ``upper``, shape ``(n,)``."""
         if self.scale.log and not self.scale.share and upper <= 0:
@@ -129,42 +100,68 @@ class MetricModel:
         return 1.0 - below if self.scale.maximise else below
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of some architectures.
+
+    Attributes:
+        loss: Modelled loss of the first objective, as calibrated; None as long as nothing was trained.
+        costs: Losses of the cost objectives of which anything is known: medians, shape ``(n, c)``.
+        spread: Standard deviation of their models; 0 where a cost was measured, shape ``(n, c)``.
+        chance: Probability to run and to meet every limit, shape ``(n,)``.
+    """
+
+    loss: Prediction | None
+    costs: Floats
+    spread: Floats
+    chance: Floats
+
+
 class Belief:
     """Models of all metrics of a problem, and the front that is to be improved.
 
     Args:
         history: What was told; at least one trial.
-        pending: Architectures asked but not yet told.
+        pending: Trials asked but not yet told.
         seed: For the models.
     """
 
-    def __init__(self, history: History, pending: Sequence[Architecture], *, seed: int) -> None:
+    def __init__(self, history: History, pending: Sequence[Trial], *, seed: int) -> None:
+        self._history, self._pending, self._seed = history, pending, seed
         self._space, self._problem = history.space, history.problem
-        self._outcomes = history.outcomes
-        told = Inputs.of(self._space, [o.architecture for o in history.outcomes])
-        waiting = Inputs.of(self._space, pending) if pending else told.take([])
-        self._models: dict[Metric, MetricModel] = {}
-        for metric in history.metrics:
-            rows = [i for i, o in enumerate(history.outcomes) if metric in o.figures]
-            if rows:
-                values = np.array([history.outcomes[i].figures[metric] for i in rows], dtype=np.float64)
-                self._models[metric] = MetricModel(metric, told.take(rows), values, waiting, seed)
-        ran = [i for i, o in enumerate(history.outcomes) if o.state != "unmeasured"]
-        worked = np.array([history.outcomes[i].state != "failed" for i in ran], dtype=np.bool_)
-        self._success = SuccessModel(told.take(ran), worked, seed)
+        self._told = Inputs.of(self._space, [o.architecture for o in history.outcomes])
+        self._measured = {o.architecture: o for o in history.outcomes if o.state in ("screened", "complete")}
 
-    @property
-    def accuracy(self) -> MetricModel | None:
+    @cached_property
+    def accuracy(self) -> AccuracyModel | None:
         """Model of the first objective; None as long as nothing was trained."""
-        return self._models.get(self._problem.objectives[0])
+        metric = self._problem.objectives[0]
+        rows = [i for i, o in enumerate(self._history.outcomes) if metric in o.figures]
+        if not rows:
+            return None
+        training = [t.proposal.architecture for t in self._pending if not t.proposal.screen_only]
+        waiting = Inputs.of(self._space, training) if training else self._told.take([])
+        return AccuracyModel(
+            metric, self._told.take(rows), values_of(self._history, metric), waiting, self._seed
+        )
 
-    def note(self, architecture: Architecture) -> dict[str, Any]:
-        """What is predicted of the first objective, for :attr:`calibration` once the trial is told."""
-        if self.accuracy is None:
-            return {}
-        predicted = self.accuracy.predict(Inputs.of(self._space, [architecture]))
-        mean, deviation = float(predicted.mean[0]), float(predicted.deviation[0])
-        return {"predicted": {"mean": mean, "deviation": deviation, "log": self.accuracy.scale.log}}
+    @cached_property
+    def _costs(self) -> dict[Metric, CostModel]:
+        """Models of all metrics but the first objective of which anything is known."""
+        models = {}
+        for metric in self._history.metrics[1:]:
+            rows = _thinned([i for i, o in enumerate(self._history.outcomes) if metric in o.figures])
+            if rows:
+                values = np.array([self._history.outcomes[i].figures[metric] for i in rows])
+                models[metric] = CostModel(metric, self._told.take(rows), values)
+        return models
+
+    @cached_property
+    def _success(self) -> SuccessModel:
+        outcomes = self._history.outcomes
+        ran = _thinned([i for i, o in enumerate(outcomes) if o.state != "unmeasured"])
+        worked = np.array([outcomes[i].state != "failed" for i in ran], dtype=np.bool_)
+        return SuccessModel(self._told.take(ran), worked, self._seed)
 
     @cached_property
     def calibration(self) -> float:
@@ -172,8 +169,8 @@ class Belief:
         model, errors = self.accuracy, []
         if model is None:
             return 1.0
-        for outcome in self._outcomes:
-            predicted = outcome.note.get("predicted")
+        for outcome in self._history.outcomes:
+            predicted = outcome.note.get(PREDICTED)
             figure = outcome.figures.get(self._problem.objectives[0])
             if (
                 figure is not None
@@ -185,73 +182,87 @@ class Belief:
             return 1.0
         return float(np.clip(np.sqrt(np.mean(np.square(errors[-RECENT:]))), *CALIBRATION))
 
-    def score(self, architectures: Sequence[Architecture]) -> Floats:
+    @cached_property
+    def front(self) -> Front | None:
+        """The feasible front, pending trials as expected; None if nothing feasible is known."""
+        return frontier(self._history, self._pending)
+
+    def forecast(self, architectures: Sequence[Architecture]) -> Forecast:
+        """What is expected of architectures; figures that were measured are taken as they are."""
+        inputs = Inputs.of(self._space, architectures)
+        loss = None
+        if self.accuracy is not None:
+            raw = self.accuracy.predict(inputs)
+            loss = Prediction(raw.mean, raw.deviation * self.calibration)
+        metrics = known_costs(self._history)
+        costs, spread = np.empty((2, len(architectures), len(metrics)))
+        for j, metric in enumerate(metrics):
+            model = self._costs[metric]
+            predicted = model.predict(inputs)
+            costs[:, j], spread[:, j] = model.scale.unmodelled(predicted.mean), predicted.deviation
+            for i, value in self._known(architectures, metric):
+                costs[i, j], spread[i, j] = model.scale.loss(np.array([value]))[0], 0.0
+        return Forecast(loss, costs, spread, self._chance(architectures, inputs))
+
+    def _known(self, architectures: Sequence[Architecture], metric: Metric) -> list[tuple[int, float]]:
+        """Places and values of those that were measured."""
+        found = [(i, self._measured.get(a)) for i, a in enumerate(architectures)]
+        return [(i, o.figures[metric]) for i, o in found if o is not None and metric in o.figures]
+
+    def chance(self, architectures: Sequence[Architecture]) -> Floats:
+        """Probability to run and to meet every limit, shape ``(n,)``."""
+        return self._chance(architectures, Inputs.of(self._space, architectures))
+
+    def _chance(self, architectures: Sequence[Architecture], inputs: Inputs) -> Floats:
+        chance = self._success.predict(inputs)
+        for limit in self._problem.limits:
+            chance = chance * self._probability_within(inputs, limit)
+        for i, architecture in enumerate(architectures):
+            if architecture in self._measured:
+                chance[i] = float(self._measured[architecture].violation == 0.0)
+        return chance
+
+    def _probability_within(self, inputs: Inputs, limit: Limit) -> Floats:
+        model = self._costs.get(limit.metric)
+        return np.ones(len(inputs)) if model is None else model.probability_within(inputs, limit.upper)
+
+    def score(self, forecast: Forecast) -> Floats:
         """Acquisition, shape ``(n,)``: more is better.
 
         Expected improvement times the probability to run and to meet every limit (Gardner et al. 2014);
         as long as nothing feasible is known, that probability alone.
         """
-        inputs = Inputs.of(self._space, architectures)
-        chance = self._chance(inputs)
-        return chance if self.front is None else chance * self._improvement(inputs, self.front)
-
-    def chance(self, architectures: Sequence[Architecture]) -> Floats:
-        """Probability to run and to meet every limit, shape ``(n,)``."""
-        return self._chance(Inputs.of(self._space, architectures))
-
-    def _chance(self, inputs: Inputs) -> Floats:
-        chance = self._success.predict(inputs)
-        for limit in self._problem.limits:
-            chance = chance * self._probability_within(inputs, limit)
-        return chance
-
-    def _probability_within(self, inputs: Inputs, limit: Limit) -> Floats:
-        model = self._models.get(limit.metric)
-        return np.ones(len(inputs)) if model is None else model.probability_within(inputs, limit.upper)
+        if self.front is None or forecast.loss is None or self.accuracy is None:
+            return forecast.chance
+        return forecast.chance * improvement(forecast, self.front, self.accuracy.scale, self._cost_scales)
 
     @property
-    def _costs(self) -> list[Metric]:
-        """Cost objectives of which anything is known."""
-        return [metric for metric in self._problem.objectives[1:] if metric in self._models]
+    def _cost_scales(self) -> list[Scale]:
+        return [self._costs[metric].scale for metric in known_costs(self._history)]
 
-    @cached_property
-    def front(self) -> Front | None:
-        """The feasible front, pending trials as expected; None if nothing feasible is known."""
-        accuracy = self.accuracy
-        rows = [o.figures for o in self._outcomes if o.feasible]
-        metrics = [self._problem.objectives[0], *self._costs]
-        rows = [figures for figures in rows if all(metric in figures for metric in metrics)]
-        if accuracy is None or not rows:
-            return None
-        models = [self._models[metric] for metric in metrics]
-        points = np.column_stack(
-            [m.scale.loss(np.array([f[k] for f in rows])) for k, m in zip(metrics, models, strict=True)]
+
+def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Sequence[Scale]) -> Floats:
+    """Expected hypervolume improvement, over three points of every cost that is not known, ``(n,)``."""
+    if forecast.loss is None:
+        raise ValueError("an improvement is expected only where the loss is predicted")
+    total = np.zeros(len(forecast.costs))
+    nodes = NODES if forecast.spread.any() else ((0.0, 1.0),)
+    for chosen in itertools.product(nodes, repeat=len(scales)):
+        costs = np.empty_like(forecast.costs)
+        for j, (scale, (z, _)) in enumerate(zip(scales, chosen, strict=True)):
+            modelled = scale.modelled(forecast.costs[:, j]) + z * forecast.spread[:, j]
+            # A network dearer than all of the front widens what counts: it keeps the margin.
+            costs[:, j] = np.minimum(scale.unmodelled(modelled), front.costs[:, j].max())
+        weight = float(np.prod([w for _, w in chosen]))
+        total += weight * expected_hypervolume_improvement(
+            forecast.loss, costs, front, lognormal=accuracy.log
         )
-        points = np.vstack([points, np.column_stack([m.expected_losses for m in models])])
-        points = points[nondominated_ranks(points) == 0]
-        costs = points[:, 1:]
-        reach = np.maximum(np.abs(costs).max(axis=0), 1e-12) * (MARGIN - 1.0)
-        worst_loss = float(np.median(accuracy.losses[:FIRST]))
-        return Front(points[:, 0], costs, worst_loss, costs.max(axis=0) + reach)
+    return total
 
-    def _improvement(self, inputs: Inputs, front: Front) -> Floats:
-        accuracy = self.accuracy
-        if accuracy is None:
-            raise RuntimeError("a front is known only where the accuracy is")
-        raw = accuracy.predict(inputs)
-        prediction = Prediction(raw.mean, raw.deviation * self.calibration)
-        models = [self._models[metric] for metric in self._costs]
-        predicted = [model.predict(inputs) for model in models]
-        total = np.zeros(len(inputs))
-        for nodes in itertools.product(NODES, repeat=len(models)):
-            costs = np.empty((len(inputs), len(models)))
-            for j, (model, p, (z, _)) in enumerate(zip(models, predicted, nodes, strict=True)):
-                # A network dearer than all of the front widens what counts: it keeps the margin.
-                costs[:, j] = np.minimum(
-                    model.scale.unmodelled(p.mean + z * p.deviation), front.costs[:, j].max()
-                )
-            weight = float(np.prod([w for _, w in nodes]))
-            total += weight * expected_hypervolume_improvement(
-                prediction, costs, front, lognormal=accuracy.scale.log
-            )
-        return total
+
+def _thinned(rows: list[int]) -> list[int]:
+    """At most :data:`MEASURED` rows: the latest, among which the search decides, and an even spread."""
+    if len(rows) <= MEASURED:
+        return rows
+    half = MEASURED // 2
+    return [rows[int(i)] for i in np.linspace(0, len(rows) - half - 1, half)] + rows[-half:]

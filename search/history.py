@@ -110,6 +110,6 @@ class History:
         )
 
     def taken(self, pending: Iterable[Trial]) -> set[Architecture]:
-        """Architectures that were told, in whatever state, or are pending."""
-        told = {outcome.architecture for outcome in self.outcomes}
+        """Architectures that were told or are pending; those that were only screened can still be trained."""
+        told = {outcome.architecture for outcome in self.outcomes if outcome.state != "screened"}
         return told | {trial.proposal.architecture for trial in pending}

@@ -307,6 +307,14 @@ class SearchSpace(ABC):
         """What a surrogate learns from, shape ``(k,)``; spaces may add features of the built graph."""
         return self.encode(architecture)
 
+    def structure(self, architecture: Architecture) -> NDArray[np.float64]:
+        """Numbers whose city-block distance says how much two networks have in common, shape ``(k,)``.
+
+        Counts of substructures (paths, subgraphs); surrogates compare architectures by them beside the
+        :meth:`features`.  Without anything better, the encoding: its distance counts edits.
+        """
+        return self.encode(architecture)
+
     def distance(self, a: Architecture, b: Architecture) -> float:
         """A metric: sum over decisions of how far the two choices are apart, each in [0, 1].
 

@@ -51,14 +51,15 @@ class Strategy(ABC):
             pending: Trials asked but not yet told, in the order of their numbers.
 
         Returns:
-            A proposal.  None with something pending means "wait for a result"; None with nothing
-            pending means that the search has ended.
+            A proposal, of a training or of a measurement alone (``screen_only``).  None with something
+            pending means "wait for a result"; None with nothing pending means that the search has ended.
         """
 
     @abstractmethod
     def tell(self, evaluation: Evaluation) -> None:
-        """Takes in a trial in its final state; called exactly once per trial, in the order of the numbers.
+        """Takes in a trial in its final state; called exactly once per trial.
 
+        Trainings are told in the order of their numbers; what is only screened, before the next ask.
         Failed, infeasible and unmeasured trials are told too, and so are trials that this strategy
         never asked for.
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 from scipy.spatial.distance import cdist
-from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingRegressor
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from results.records import Architecture
 from search.space import SearchSpace
@@ -35,19 +35,18 @@ class Inputs:
 
     Attributes:
         features: Features of the graphs, shape ``(n, k)``.
-        codes: Encodings, whose city-block distance is twice the number of different unordered decisions,
-            shape ``(n, m)``.
+        structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`), shape ``(n, m)``.
     """
 
     features: Floats
-    codes: Floats
+    structures: Floats
 
     @classmethod
     def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> Inputs:
         """Inputs of architectures of a space."""
         return cls(
             np.array([space.features(a) for a in architectures], dtype=np.float64),
-            np.array([space.encode(a) for a in architectures], dtype=np.float64),
+            np.array([space.structure(a) for a in architectures], dtype=np.float64),
         )
 
     def __len__(self) -> int:
@@ -56,11 +55,13 @@ class Inputs:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Inputs:
         """Some rows."""
         index = np.asarray(rows, dtype=np.int64)
-        return Inputs(self.features[index], self.codes[index])
+        return Inputs(self.features[index], self.structures[index])
 
     def joined(self, other: Inputs) -> Inputs:
         """These rows and then those."""
-        return Inputs(np.vstack([self.features, other.features]), np.vstack([self.codes, other.codes]))
+        return Inputs(
+            np.vstack([self.features, other.features]), np.vstack([self.structures, other.structures])
+        )
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,15 @@ class GaussianProcess:
         variance = self._variance * np.maximum(1.0 - np.sum(cross * solved.T, axis=1), 1e-9)
         return Prediction(self._offset + self._unit * mean, self._unit * np.sqrt(variance))
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of an observation around the function."""
+        return float(self._unit * np.sqrt(self._variance * np.exp(self._parameters[3])))
+
     def _distances(self, a: Inputs, b: Inputs) -> tuple[Floats, Floats]:
         rows = [((x.features - self._centre) / self._scale)[:, self._used] for x in (a, b)]
         features = cdist(rows[0], rows[1]) / np.sqrt(max(1, int(self._used.sum())))
-        return features, cdist(a.codes, b.codes, "cityblock") / 2.0
+        return features, cdist(a.structures, b.structures, "cityblock") / 2.0
 
     def _fitted(self) -> Floats:
         rows = np.arange(len(self._inputs))
@@ -209,21 +215,20 @@ class Ensemble:
 
     def __init__(self, inputs: Inputs, targets: Floats, seed: int) -> None:
         self._process = GaussianProcess(inputs, targets)
-        share = 0.7 if len(inputs) > 1 else 1.0  # of the rows, per tree; at least one row
-        self._trees = GradientBoostingRegressor(
-            n_estimators=80, max_depth=4, subsample=share, max_features=0.5, random_state=seed
-        )
-        self._trees.fit(_columns(inputs), targets)
+        self._forest = ExtraTreesRegressor(40, max_features=0.5, random_state=seed, n_jobs=1)
+        self._forest.fit(_columns(inputs), targets)
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Mean and standard deviation."""
         process = self._process.predict(inputs)
-        means = np.array([process.mean, self._trees.predict(_columns(inputs))])
-        return Prediction(means.mean(axis=0), np.sqrt(process.deviation**2 + means.var(axis=0)))
+        columns = _columns(inputs)
+        means = np.array([process.mean, self._forest.predict(columns)])
+        variance = process.deviation**2 + self._process.noise**2 + means.var(axis=0)
+        return Prediction(means.mean(axis=0), np.sqrt(variance))
 
 
 def _columns(inputs: Inputs) -> Floats:
-    return np.hstack([inputs.features, inputs.codes])
+    return np.hstack([inputs.features, inputs.structures])
 
 
 class SuccessModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -74,7 +75,11 @@ class TableSpace(SearchSpace):
 
     def features(self, architecture: Architecture) -> NDArray[np.float64]:
         """Of the live graph, equal for isomorphic cells: operations, MACs, and what lies on its paths."""
-        return np.array(_features(architecture.choices))
+        return _features(architecture.choices)
+
+    def structure(self, architecture: Architecture) -> NDArray[np.float64]:
+        """How often each sequence of operations leads from input to output, shape ``(40,)``."""
+        return _path_counts(architecture.choices)
 
 
 def live_operations(architecture: Architecture) -> tuple[str, ...]:
@@ -85,13 +90,13 @@ def live_operations(architecture: Architecture) -> tuple[str, ...]:
 
 
 @functools.cache
-def _features(choices: tuple[int, ...]) -> tuple[float, ...]:
+def _features(choices: tuple[int, ...]) -> NDArray[np.float64]:
     live = live_operations(Architecture("", choices))
     paths = [[live[edge] for edge in path] for path in PATHS if all(live[edge] != "none" for edge in path)]
     conv = [sum("conv" in operation for operation in path) for path in paths]
     wide = [path.count("nor_conv_3x3") for path in paths]
     pool = [path.count("avg_pool_3x3") for path in paths]
-    return (
+    row = (
         *(float(live.count(operation)) for operation in OPERATIONS[1:]),
         float(9 * live.count("nor_conv_3x3") + live.count("nor_conv_1x1")),  # MACs of a cell / (pixels C^2)
         float(len(paths)),
@@ -100,6 +105,19 @@ def _features(choices: tuple[int, ...]) -> tuple[float, ...]:
         *(summary for counts in (conv, wide, pool) for summary in _spread(counts)),
         float(sum(count > 0 for count in pool)),
     )
+    return np.array(row)
+
+
+@functools.cache
+def _path_counts(choices: tuple[int, ...]) -> NDArray[np.float64]:
+    """Counts by the operations on the way, skips left out (path encoding: White et al. 2021, BANANAS)."""
+    counts = dict.fromkeys(
+        (way for length in range(4) for way in itertools.product((2, 3, 4), repeat=length)), 0.0
+    )
+    for path in PATHS:
+        if all(choices[edge] for edge in path):
+            counts[tuple(choices[edge] for edge in path if choices[edge] > 1)] += 1.0
+    return np.array(list(counts.values()))
 
 
 def _spread(counts: Sequence[int]) -> tuple[float, float, float]:
@@ -216,6 +234,8 @@ class Table:
         screened = Evaluation(trial, "infeasible", measurements)
         if any(decide(screened, limit) == "broken" for limit in self.limits):
             return screened
+        if trial.proposal.screen_only:
+            return dataclasses.replace(screened, state="screened")
         score = Score(1.0 - float(self.errors[row]), EXAMPLES)
         return dataclasses.replace(screened, state="complete", accuracy={"fp32": score})
 

@@ -34,7 +34,8 @@ def drawn(table: Table, number: int, seed: int) -> tuple[list[Architecture], Inp
 
 def test_the_gradient_of_the_evidence_is_its_slope(table: Table) -> None:
     _, inputs, targets = drawn(table, 30, 0)
-    features, edits = cdist(inputs.features, inputs.features), cdist(inputs.codes, inputs.codes, "cityblock")
+    features = cdist(inputs.features, inputs.features)
+    edits = cdist(inputs.structures, inputs.structures, "cityblock")
     standardised = (targets - targets.mean()) / targets.std()
 
     def evidence(parameters: Floats) -> float:
@@ -45,9 +46,10 @@ def test_the_gradient_of_the_evidence_is_its_slope(table: Table) -> None:
     assert gradient == pytest.approx(approx_fprime(at, evidence, 1e-6), rel=1e-3, abs=1e-3)
 
 
-def test_city_block_over_codes_is_twice_the_number_of_edits(table: Table) -> None:
-    found, inputs, _ = drawn(table, 12, 1)
-    edits = cdist(inputs.codes, inputs.codes, "cityblock") / 2
+def test_city_block_over_encodings_is_twice_the_number_of_edits(table: Table) -> None:
+    found, _, _ = drawn(table, 12, 1)
+    codes = np.array([table.space.encode(a) for a in found])
+    edits = cdist(codes, codes, "cityblock") / 2
     assert edits.tolist() == [[table.space.distance(a, b) for b in found] for a in found]
 
 
@@ -56,7 +58,7 @@ def test_a_process_is_surer_where_it_was_told_and_returns_to_the_mean_far_away(t
     process = GaussianProcess(inputs, targets)
     told = process.predict(inputs)
     assert np.sqrt(np.mean((told.mean - targets) ** 2)) < 0.5 * targets.std()
-    far = Inputs(inputs.features[:1] + 1e6, inputs.codes[:1] + 1e6)
+    far = Inputs(inputs.features[:1] + 1e6, inputs.structures[:1] + 1e6)
     away = process.predict(far)
     assert away.mean[0] == pytest.approx(targets.mean())
     assert away.deviation[0] > 2 * np.median(told.deviation)

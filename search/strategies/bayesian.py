@@ -1,4 +1,4 @@
-"""Bayesian optimisation with architecture surrogates, cost models, and hard limits.
+"""Bayesian optimisation with architecture surrogates, measured shortlists, cost models, and hard limits.
 
 The start is spread over the space (:func:`search.candidates.spread_start`).  Then each trial is the candidate
 with the greatest expected hypervolume improvement (expected improvement, where accuracy is the only
@@ -6,27 +6,32 @@ objective), times the probabilities that it runs and that it meets the limits: :
 Candidates are the neighbours of the front, mutants, crossings and random architectures; the best of them are
 then evolved on the model alone, as in BANANAS (White, Neiswanger, Savani 2021).
 
+Before each training the most promising candidates are measured (:mod:`search.shortlist`): then their costs
+are known, and only their accuracy is uncertain.  What was measured stays a candidate at no further cost.
+
 A proposal's note carries what was predicted, so that the spread of the surrogate can be held against what
 came out: its standard deviation is rescaled by the error of its own recent predictions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from results.errors import ConfigError
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
-from search.belief import Belief, Floats
+from search.belief import Belief, Floats, Forecast, improvement
 from search.candidates import candidates, neighbours, spread_start
 from search.feasibility import LAST, standings
+from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
+from search.shortlist import Shortlist, open_shortlist, screened, screenings
 from search.space import SearchSpace
-
-START = 12
-"""Trained trials of the start; it ends at twice as many trials in all, trained or not."""
+from search.surrogate import Prediction
 
 TELLING = 4
 """Told trials from which on the start keeps to what is probably feasible."""
@@ -35,9 +40,17 @@ ROUNDS = 2
 BEST = 8
 """Rounds of evolution on the model, and how many are evolved in each."""
 
+PARENTS = 12
+"""Trials around which candidates are looked for, at least: the front, then what is next to it."""
+
 
 class Strategy(strategy.Strategy):
-    """Model-based search."""
+    """Model-based search.
+
+    Args:
+        shortlist: Candidates measured per training, on average at most; 0 for none.
+        start: Trained trials of the start; it ends at twice as many trials in all, trained or not.
+    """
 
     def __init__(
         self,
@@ -47,58 +60,180 @@ class Strategy(strategy.Strategy):
         fidelity: Fidelity,
         seed: int,
         prior: Mapping[str, Any] | None = None,
+        shortlist: int = 8,
+        start: int = 12,
     ) -> None:
         super().__init__(space, problem, fidelity=fidelity, seed=seed, prior=prior)
+        if shortlist < 0 or start < 1:
+            raise ConfigError(f"bayesian needs shortlist >= 0 and start >= 1, got {shortlist} and {start}")
+        self.shortlist = shortlist
+        self.start = start
         self.history = History(space, problem)
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
-        """The most promising architecture by the model, or one of the start; see the base class."""
-        taken = self.history.taken(pending)
-        waiting = [trial.proposal.architecture for trial in pending]
-        if self._starting(len(waiting)):
-            tried = [o.architecture for o in self.history.outcomes] + waiting
-            found = spread_start(
-                self.space, tried, taken, np.random.default_rng((self.seed,)), self._chance(waiting)
-            )
-            return None if found is None else Proposal(found, self.fidelity)
-        belief = Belief(self.history, waiting, seed=self.seed)
-        found = self._best(belief, taken, self.randomness(number))
-        return None if found is None else Proposal(found, self.fidelity, note=belief.note(found))
+        """A candidate to measure, the best of those measured, or one of the start; see the base class."""
+        training = [trial for trial in pending if not trial.proposal.screen_only]
+        if self._starting(len(training)):
+            return self._start(training)
+        chosen_from = open_shortlist(self.space, self.history, pending)
+        if chosen_from is not None:
+            return self._next(chosen_from, number, pending)
+        return self._afresh(number, pending)
 
     def tell(self, evaluation: Evaluation) -> None:
         """Remembers what came out; see the base class."""
         self.history.add(evaluation)
 
-    def _chance(self, waiting: list[Architecture]) -> Callable[[Sequence[Architecture]], Floats] | None:
+    # ------------------------------------------------------------------ start
+
+    def _starting(self, waiting: int) -> bool:
+        told = [o for o in self.history.outcomes if o.state != "screened"]
+        trained = sum(o.state == "complete" for o in told)
+        return not told or (trained + waiting < self.start and len(told) + waiting < 2 * self.start)
+
+    def _start(self, training: Sequence[Trial]) -> Proposal | None:
+        waiting = [trial.proposal.architecture for trial in training]
+        tried = [o.architecture for o in self.history.outcomes] + waiting
+        rng = np.random.default_rng((self.seed,))
+        chance = self._chance(training)
+        found = spread_start(self.space, tried, self.history.taken(training), rng, chance)
+        return None if found is None else Proposal(found, self.fidelity)
+
+    def _chance(self, training: Sequence[Trial]) -> Callable[[Sequence[Architecture]], Floats] | None:
         """What tells feasible architectures apart, once limits were broken and some trials measured."""
         told = self.history.outcomes
         if len(told) < TELLING or not any(o.violation > 0 for o in told):
             return None
-        return Belief(self.history, waiting, seed=self.seed).chance
+        return Belief(self.history, training, seed=self.seed).chance
 
-    def _starting(self, waiting: int) -> bool:
-        told = self.history.outcomes
-        trained = sum(o.state == "complete" for o in told)
-        return not told or (trained + waiting < START and len(told) + waiting < 2 * START)
+    # ------------------------------------------------------------------ model
 
-    def _parents(self) -> list[Architecture]:
-        """Architectures of the front, or those nearest to feasible."""
-        outcomes = self.history.outcomes
-        ranked = [s or LAST for s in standings(outcomes, self.problem.objectives)]
-        best = min(ranked)
-        return [o.architecture for o, s in zip(outcomes, ranked, strict=True) if s[:2] == best[:2]]
-
-    def _best(
-        self, belief: Belief, taken: set[Architecture], rng: np.random.Generator
-    ) -> Architecture | None:
-        pool = candidates(self.space, self._parents(), taken, rng)
-        if not pool:
+    def _afresh(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
+        """The first of a new shortlist, or the best candidate where nothing can or need be measured."""
+        belief = Belief(self.history, pending, seed=self.seed)
+        ranked, forecast = self._ranked(belief, self.history.taken(pending), self.randomness(number))
+        if not ranked:
             return None
-        scores = belief.score(pool)
+        known = screened(self.history)
+        left = self._measurable(pending)
+        members: list[int] = []
+        for place, candidate in enumerate(ranked):
+            unknown = candidate not in known
+            if len(members) < 2 * self.shortlist and (left > 0 or not unknown):
+                members.append(place)
+                left -= unknown
+        if not members:
+            return self._proposal(ranked[0], forecast, 0, belief.calibration, self._log(belief))
+        loss = None
+        if forecast.loss is not None:
+            raw = forecast.loss.deviation[members] / belief.calibration
+            loss = Prediction(forecast.loss.mean[members], raw)
+        found = Shortlist(tuple(ranked[i] for i in members), loss, belief.calibration, self._log(belief))
+        return self._next(found, number, pending)
+
+    @staticmethod
+    def _log(belief: Belief) -> bool:
+        return belief.accuracy is not None and belief.accuracy.scale.log
+
+    def _measurable(self, pending: Sequence[Trial]) -> int:
+        """How many candidates may be measured now; none if there is nothing to be learned from it."""
+        metrics = self.history.metrics[1:]
+        if not metrics and all(o.state != "failed" for o in self.history.outcomes):
+            return 0
+        trained = sum(o.state == "complete" for o in self.history.outcomes)
+        trained += sum(not trial.proposal.screen_only for trial in pending)
+        allowed = self.shortlist * (trained + 1) - screenings(self.history, pending)
+        return min(2 * self.shortlist, allowed)
+
+    def _ranked(
+        self, belief: Belief, taken: set[Architecture], rng: np.random.Generator
+    ) -> tuple[list[Architecture], Forecast]:
+        """Candidates from the best on, one of those that the model cannot tell apart; and their forecast."""
+        pool = candidates(self.space, self._parents(), taken, rng)
+        pool += [a for a in screened(self.history) if a not in set(pool) | taken]
+        if not pool:
+            return [], Forecast(None, np.empty((0, 0)), np.empty((0, 0)), np.empty(0))
+        scores = self._scores(belief, pool)
         for _ in range(ROUNDS):
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:BEST]]
             known = set(pool)
             near = [a for a in neighbours(self.space, best, rng, 20 * BEST) if a not in taken | known]
             if near:
-                pool, scores = pool + near, np.r_[scores, belief.score(near)]
-        return pool[int(scores.argmax())]
+                pool, scores = pool + near, np.r_[scores, self._scores(belief, near)]
+        top = [pool[i] for i in np.argsort(-scores, kind="stable")[: 20 * max(1, self.shortlist)]]
+        return top, belief.forecast(top)
+
+    def _scores(self, belief: Belief, pool: Sequence[Architecture]) -> Floats:
+        """Acquisition; of what is to be measured before it is trained, the median cost stands for all."""
+        forecast = belief.forecast(pool)
+        if self.shortlist:
+            forecast = dataclasses.replace(forecast, spread=np.zeros_like(forecast.spread))
+        return belief.score(forecast)
+
+    def _parents(self) -> list[Architecture]:
+        """Architectures of the front and those next to it, or those nearest to feasible."""
+        outcomes = self.history.outcomes
+        ranked = [s or LAST for s in standings(outcomes, self.problem.objectives)]
+        order = sorted(range(len(ranked)), key=lambda i: ranked[i])
+        best = ranked[order[0]]
+        front = sum(s[:2] == best[:2] for s in ranked)
+        chosen = [i for i in order[: max(front, PARENTS)] if ranked[i].tier == best.tier]
+        return [outcomes[i].architecture for i in chosen]
+
+    # ------------------------------------------------------------------ shortlist
+
+    def _next(self, chosen_from: Shortlist, number: int, pending: Sequence[Trial]) -> Proposal | None:
+        """The next of a shortlist to be measured, or the best of it."""
+        tried = {o.architecture for o in self.history.outcomes}
+        tried |= {trial.proposal.architecture for trial in pending}
+        for member in chosen_from.members:
+            if member not in tried:
+                return Proposal(member, self.fidelity, note=chosen_from.note(), screen_only=True)
+        known = screened(self.history)
+        taken = self.history.taken(t for t in pending if not t.proposal.screen_only)
+        rows = [i for i, m in enumerate(chosen_from.members) if m in known and m not in taken]
+        if rows:
+            return self._best(chosen_from, rows, pending)
+        if any(trial.proposal.screen_only for trial in pending):
+            return None
+        return self._afresh(number, pending)
+
+    def _best(self, chosen_from: Shortlist, rows: list[int], pending: Sequence[Trial]) -> Proposal:
+        """The member with the greatest expected improvement at its measured costs."""
+        known = screened(self.history)
+        metrics = known_costs(self.history)
+        scales = [Scale.of(metric, values_of(self.history, metric)) for metric in metrics]
+        figures = [known[chosen_from.members[i]].figures for i in rows]
+        costs = np.array(
+            [[s.loss(np.array([f[m]]))[0] for m, s in zip(metrics, scales, strict=True)] for f in figures]
+        ).reshape(len(rows), len(metrics))
+        members = [chosen_from.members[i] for i in rows]
+        front = frontier(self.history, pending)
+        loss = chosen_from.loss
+        if loss is None or front is None:
+            return Proposal(members[0], self.fidelity)
+        factor = chosen_from.calibration
+        forecast = Forecast(
+            Prediction(loss.mean[rows], loss.deviation[rows] * factor),
+            costs,
+            np.zeros_like(costs),
+            np.ones(len(rows)),
+        )
+        accuracy = self.problem.objectives[0]
+        gains = improvement(forecast, front, Scale.of(accuracy, values_of(self.history, accuracy)), scales)
+        best = int(gains.argmax())
+        return self._proposal(members[best], forecast, best, factor, chosen_from.log)
+
+    def _proposal(
+        self, architecture: Architecture, forecast: Forecast, row: int, calibration: float, log: bool
+    ) -> Proposal:
+        """A training, with what is expected of it."""
+        if forecast.loss is None:
+            return Proposal(architecture, self.fidelity)
+        predicted = {
+            "mean": float(forecast.loss.mean[row]),
+            "deviation": float(forecast.loss.deviation[row] / calibration),
+            "log": log,
+            "costs": forecast.costs[row].tolist(),
+        }
+        return Proposal(architecture, self.fidelity, note={PREDICTED: predicted})
