@@ -1,4 +1,4 @@
-"""The stages of a study: prepare, search, confirm, report.  A stage skips what the store already has."""
+"""The stages of a study: prepare, pretrain, search, confirm, report.  A stage skips what is stored already."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.export import Exported
 from harness.exporters import onnx
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
+from harness.pretrain import pretrain
 from harness.prove import score_on_board
 from harness.reference import reference
 from harness.relaxation import informed
@@ -59,6 +60,7 @@ QUIET_WAIT_S = 30.0
 def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
     """All stages, one after the other; each result is stored as it comes."""
     prepare(rig)
+    pretrain(rig)
     search(rig, informed(rig, strategy))
     try:
         confirm(rig)

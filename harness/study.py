@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from harness.pretrain_plan import Pretraining, pretraining_of
 from harness.quantities import PER_TARGET, QUANTITIES, parse_limit
 from harness.quantization import METHODS, CalibrationPlan, Method
 from harness.study_choices import Choices, choices_of
@@ -88,6 +89,7 @@ class Study:
         give_up_after_s: How long a board may be away before the run ends.
         calibration: How int8 files get their ranges.
         choices: What is decided per trial beside the network.
+        pretraining: Supernet that is trained before the search; None for none.
         source: The file as a dictionary, for the store.
     """
 
@@ -111,6 +113,7 @@ class Study:
     give_up_after_s: float = 600.0
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     choices: Choices = field(default_factory=Choices)
+    pretraining: Pretraining | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -197,6 +200,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
             method=cast(Method, calibration.take_name("method", METHODS, CalibrationPlan.method)),
         ),
         choices=choices,
+        pretraining=pretraining_of(top.table("pretrain")) if "pretrain" in values else None,
         source=dict(values),
     )
     for settings in (top, training, measurement, calibration):

@@ -133,7 +133,7 @@ class Path:
         for name in norms:
             self._module.get_submodule(name).momentum = 1.0  # type: ignore[assignment]
         totals: dict[str, NDArray[np.float64]] = {}
-        batches = images.split(RECALIBRATION)
+        batches = torch.split(images, RECALIBRATION)
         with torch.no_grad():
             for batch in batches:
                 self(batch)

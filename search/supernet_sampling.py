@@ -1,27 +1,65 @@
-"""Which networks a step of a supernet's training trains.
+"""How a supernet is trained: which networks a step trains, and how many steps.
 
-- ``uniform``: one network, every option equally likely (Guo et al. 2020, "Single path one-shot", section 3.3).
+- ``uniform``: one network, every option equally likely (Guo et al. 2020, "Single path one-shot",
+  section 3.3).
 - ``fair``: as many networks as the longest decision has options; every option of a decision is in as many of
   them (Chu, Zhang, Xu 2021, "FairNAS", algorithm 1: strict fairness).  Where the number of options does
   not divide that of the networks, options differ by one; of decisions that depend on others, options are
   balanced before it is known which apply.
 - ``sandwich``: the largest network, the smallest and ``paths`` random ones (Yu and Huang 2019, "Universally
   slimmable networks", section 3.1); all but the largest learn what the largest says (in-place distillation,
-  section 3.2).  Decisions without an order (which operation) are drawn, once for the largest and the smallest.
+  section 3.2).  Decisions without an order (which operation) are drawn, once for both of them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
+from results.errors import ConfigError
 from results.records import Architecture
 from search.space import SearchSpace
 from search.supernet_names import extreme
 
 Sampling = Literal["uniform", "fair", "sandwich"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+
+SMALLEST_BATCH = 8
+"""Images, below which batch norms learn nothing and a supernet that finds no memory is given up."""
+
+
+@dataclass(frozen=True)
+class SupernetPlan:
+    """How a supernet is trained.
+
+    Attributes:
+        epochs: Passes over the training split.
+        sampling: Which networks a step trains, see :mod:`search.supernet_sampling`.
+        paths: Random networks of a step of ``sandwich``.
+        batch_size: Images of a step; fewer where memory is short.
+        learning_rate: Peak rate.
+        subset: Share of the training data.
+
+    Raises:
+        ConfigError: For numbers that cannot be used.
+    """
+
+    epochs: int = 20
+    sampling: Sampling = "uniform"
+    paths: int = 2
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    subset: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            raise ConfigError(
+                f"a supernet's sampling is one of {', '.join(SAMPLINGS)}, got {self.sampling!r}"
+            )
+        if min(self.epochs, self.paths) < 1 or self.batch_size < SMALLEST_BATCH or self.learning_rate <= 0:
+            raise ConfigError(f"a supernet needs epochs, paths and batches of {SMALLEST_BATCH}, got {self}")
 
 
 def sampled(

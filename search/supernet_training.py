@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from results.errors import ConfigError, TrainingError
-from results.records import Architecture, Fidelity, Score
+from results.errors import TrainingError
+from results.records import Fidelity, Score
 from search.network import Network
 from search.space import SearchSpace
 from search.supernet import Path, Supernet
-from search.supernet_sampling import SAMPLINGS, Sampling, sampled
+from search.supernet_sampling import SMALLEST_BATCH, SupernetPlan, sampled
 from search.tasks import Task
 from search.training import check_fits, evaluate, repeatable
 from search.training_images import training_images
@@ -26,44 +26,7 @@ from search.training_run import Limits, TrainingRun
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-SMALLEST_BATCH = 8
-"""Images, below which batch norms learn nothing and a supernet that finds no memory is given up."""
-
 RECALIBRATION_IMAGES = 512
-
-_PATHS = 3
-
-
-@dataclass(frozen=True)
-class SupernetPlan:
-    """How a supernet is trained.
-
-    Attributes:
-        epochs: Passes over the training split.
-        sampling: Which networks a step trains, see :mod:`search.supernet_sampling`.
-        paths: Random networks of a step of ``sandwich``.
-        batch_size: Images of a step; fewer where memory is short.
-        learning_rate: Peak rate.
-        subset: Share of the training data.
-
-    Raises:
-        ConfigError: For numbers that cannot be used.
-    """
-
-    epochs: int = 20
-    sampling: Sampling = "uniform"
-    paths: int = 2
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    subset: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.sampling not in SAMPLINGS:
-            raise ConfigError(
-                f"a supernet's sampling is one of {', '.join(SAMPLINGS)}, got {self.sampling!r}"
-            )
-        if min(self.epochs, self.paths) < 1 or self.batch_size < SMALLEST_BATCH or self.learning_rate <= 0:
-            raise ConfigError(f"a supernet needs epochs, paths and batches of {SMALLEST_BATCH}, got {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +57,7 @@ def train_supernet(
 ) -> TrainedSupernet:
     """Trains shared weights in this process, on one thread; the same arguments give the same bytes.
 
-    AdamW with a one-cycle learning rate, as networks are trained alone (:func:`search.training_run.one_cycle`).
+    AdamW with a one-cycle learning rate, as for networks alone (:func:`search.training_run.one_cycle`).
     Where memory is short, training begins again with half the images per step.
 
     Args:
@@ -147,9 +110,8 @@ def _trained(
     fidelity = Fidelity(plan.epochs, plan.subset)
     check_fits(space.build(space.sample(np.random.default_rng(seed))), task, fidelity)
     supernet = Supernet.of(space, seed)
-    run = TrainingRun(
-        nn.Identity(), task, fidelity, seed, size=task.input_shape[1:], limits=Limits("supernet")
-    )
+    _, height, width = task.input_shape
+    run = TrainingRun(nn.Identity(), task, fidelity, seed, size=(height, width), limits=Limits("supernet"))
     step = _Step(space, supernet, run, plan, steps=plan.epochs * run.steps(batch_size))
     for epoch in range(plan.epochs):
         losses = [step(images, targets) for images, targets in run.batches(batch_size)]
@@ -209,12 +171,5 @@ def path_weights(supernet: Supernet, network: Network, task: Task) -> dict[str, 
 
 
 def path_score(supernet: Supernet, network: Network, task: Task) -> Score:
-    """Score on the validation split of a network with its part of a supernet's weights, untrained by itself."""
+    """Validation score of a network with its part of a supernet's weights, not trained by itself."""
     return evaluate(network, path_weights(supernet, network, task), task, "validation")
-
-
-def scores(
-    supernet: Supernet, space: SearchSpace, task: Task, architectures: list[Architecture]
-) -> list[Score]:
-    """:func:`path_score` of several."""
-    return [path_score(supernet, space.build(architecture), task) for architecture in architectures]

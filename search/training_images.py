@@ -12,7 +12,7 @@ from search.training_run import Inputs
 
 
 def training_images(task: Task, network: Network, count: int) -> NDArray[np.float32]:
-    """Inputs ``(count, c, h, w)`` spread evenly over the training split (all if it has fewer), not augmented."""
+    """Inputs ``(count, c, h, w)`` spread evenly over the training split, not augmented."""
     split = task.data.train
     count = min(count, len(split.labels))
     rows = np.linspace(0, len(split.labels) - 1, count).round().astype(int)
