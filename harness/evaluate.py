@@ -25,7 +25,8 @@ from harness.measure import Job, measure
 from harness.progress import Watcher
 from harness.prove import compare_on_board
 from harness.study import Study
-from harness.trainings import SharedTrainings, training_key
+from harness.trainings import TRAINING, SharedTrainings, training_key
+from results.blobs import name_of
 from results.codec import from_json, to_json
 from results.errors import ArchitectureError, CandidateError
 from results.front import own_limits
@@ -127,7 +128,9 @@ class Evaluator:
         self._torch = threading.Lock()  # it seeds generators of the whole process
         self._trainings = SharedTrainings(rig.run)
         for record in rig.run.records("measured"):
-            self._remember(from_json(Measurement, record.body["measurement"]))
+            measurement = from_json(Measurement, record.body["measurement"])
+            if judge(measurement).state != "invalid":
+                self._remember(measurement)
 
     def evaluate(self, trial: Trial) -> Evaluation:
         """All steps of a trial.
@@ -193,6 +196,7 @@ class Evaluator:
             measurement = self._screen_once(trial, target, file, number)
             verdict = judge(measurement)
             if verdict.state != "invalid":
+                self._remember(measurement)
                 return measurement
         raise Unmeasured(
             f"{target.name}: measured {SCREENS} times, never validly: {'; '.join(verdict.reasons)}"
@@ -208,8 +212,7 @@ class Evaluator:
         started = time.monotonic()
         measurement = twin or measure(self.rig.boards[target.device], self._job(trial, target, file))
         body = {"measurement": to_json(measurement), "wall_s": time.monotonic() - started}
-        self.rig.run.append("measured", key, body)
-        self._remember(measurement)
+        self.rig.run.append_soon("measured", key, body)
         return measurement
 
     def _job(self, trial: Trial, target: Target, file: Exported) -> Job:
@@ -225,39 +228,51 @@ class Evaluator:
         return Job(file.artifact, file.data, target, self.rig.screen_plan(target), undecided)
 
     def _remember(self, measurement: Measurement) -> None:
-        if measurement.plan.name == "screen" and judge(measurement).state != "invalid":
+        if measurement.plan.name == "screen":
             with self._lock:
                 self._screened[(measurement.artifact.graph, measurement.target.name)] = measurement
 
     # ------------------------------------------------------------------ train
 
     def _train(self, known: Progressing, network: Network) -> Weights:
-        body = self.rig.run.get("trained", str(known.trial.number))
+        body, weights = self.rig.run.get("trained", str(known.trial.number)), None
         if body is None:
-            body = self._trained(known.trial, network)
-            self.rig.run.append("trained", str(known.trial.number), body)
-        weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
+            body, weights = self._trained(known.trial, network)
+        if weights is None:
+            weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
         return weights
 
-    def _trained(self, trial: Trial, network: Network) -> dict[str, Any]:
-        """What training gave; where other trials may have the same network, each is trained once."""
+    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights | None]:
+        """What training gave; where other trials may have the same network, each is trained once.
+
+        The weights are None where another trial's training gave them: they are in the store.
+        """
         rig = self.rig
         settings = recipe_of(rig.space, trial.proposal.architecture)
         if not isinstance(rig.space, JointSpace):
-            return self._training(trial, network, settings, training_seed(rig.study.seed, trial.number))
+            job = self._job_of(trial, network, settings, training_seed(rig.study.seed, trial.number))
+            return self._training(trial, job, {})
         key = training_key(network, trial.proposal, settings)
-        seed = training_seed(rig.study.seed, int(key[:12], 16))
-        return self._trainings.body(key, lambda: self._training(trial, network, settings, seed))
+        job = self._job_of(trial, network, settings, training_seed(rig.study.seed, int(key[:12], 16)))
+        own: list[Weights] = []
 
-    def _training(
-        self, trial: Trial, network: Network, settings: dict[str, Option], seed: int
-    ) -> dict[str, Any]:
+        def train() -> dict[str, Any]:
+            body, weights = self._training(trial, job, {TRAINING: key})
+            own.append(weights)
+            return body
+
+        body = self._trainings.body(key, train)
+        if not own:
+            rig.run.append("trained", str(trial.number), body)
+        return body, own[0] if own else None
+
+    def _job_of(self, trial: Trial, network: Network, settings: dict[str, Option], seed: int) -> TrainingJob:
         study = self.rig.study
-        job = TrainingJob(
+        return TrainingJob(
             network=network,
             task_name=study.task.name,
             task_options=dict(study.task.options),
@@ -266,19 +281,28 @@ class Evaluator:
             time_limit_s=study.training_limit_s,
             settings=settings,
         )
+
+    def _training(
+        self, trial: Trial, job: TrainingJob, extra: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Weights]:
+        """Trains and stores what came out; the proof of the files need not wait until that is durable."""
         started = time.monotonic()
         future = self.rig.pool.submit(
             job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
         )
         result = future.result()
         wall_s = time.monotonic() - started
-        return {
+        data = checkpoints.pack(result.weights)
+        body = {
             "accuracy": {"fp32": to_json(result.score)},
             "learning_curve": list(result.curve),
-            "checkpoint": self.rig.store.put_blob(checkpoints.pack(result.weights)),
+            "checkpoint": name_of(data),
             "training_s": result.training_s,
             "wall_s": wall_s,
+            **extra,
         }
+        self.rig.run.append_soon("trained", str(trial.number), body, blob=data)
+        return body, result.weights
 
     # ------------------------------------------------------------------ prove
 

@@ -18,7 +18,7 @@ from results.store import Run
 from search.network import Network
 
 Body = dict[str, Any]
-KEY = "training"
+TRAINING = "training"
 """Where a "trained" record says which training it is of."""
 
 
@@ -38,12 +38,12 @@ class SharedTrainings:
         self._lock = threading.Lock()
         self._known: dict[str, Future[Body]] = {}
         for record in run.records("trained"):
-            if KEY in record.body and record.body[KEY] not in self._known:
-                self._known[record.body[KEY]] = Future()
-                self._known[record.body[KEY]].set_result(record.body)
+            if TRAINING in record.body and record.body[TRAINING] not in self._known:
+                self._known[record.body[TRAINING]] = Future()
+                self._known[record.body[TRAINING]].set_result(record.body)
 
     def body(self, key: str, train: Callable[[], Body]) -> Body:
-        """The record of a training; ``train`` is called unless somebody else did or does it.
+        """The record of a training; ``train`` is called unless somebody did or does it; it names the key.
 
         Raises:
             Exception: What ``train`` raised, for everyone who asked for it.
@@ -56,7 +56,7 @@ class SharedTrainings:
         if not mine:
             return {**future.result(), "training_s": 0.0, "wall_s": 0.0}
         try:
-            body = {**train(), KEY: key}
+            body = train()
         except BaseException as error:
             future.set_exception(error)
             raise

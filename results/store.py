@@ -271,15 +271,22 @@ class Store:
         Raises:
             StoreError: If they are not there, or were changed since.
         """
-        with self.reading() as connection:
-            data = connection.scalar(sa.select(BLOBS.c.data).where(BLOBS.c.sha256 == sha256))
-        if data is None and self._folder is not None:
-            data = blobs.read(blobs.path_of(self._folder, sha256))
+        data = self._blob(sha256)
+        if data is None:  # it may be on its way
+            self.write(lambda connection: None)
+            data = self._blob(sha256)
         if data is None:
             raise StoreError(f"the store has no blob {sha256}")
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"blob {sha256} is damaged: its content has another hash")
         return bytes(data)
+
+    def _blob(self, sha256: str) -> bytes | None:
+        with self.reading() as connection:
+            data: bytes | None = connection.scalar(sa.select(BLOBS.c.data).where(BLOBS.c.sha256 == sha256))
+        if data is None and self._folder is not None:
+            data = blobs.read(blobs.path_of(self._folder, sha256))
+        return data
 
     def claim(self, run_name: str) -> AbstractContextManager[None]:
         """Context in which this process alone works on the run; reading needs no claim.
