@@ -110,3 +110,9 @@ def informed(rig: Rig, strategy: Strategy) -> Strategy:
     if not isinstance(strategy, differentiable.Strategy):
         return strategy
     return strategy.informed(pretrain_cells(rig, strategy.plan, profile(rig)))
+
+
+def check_stages(strategy: Strategy) -> None:
+    """Raises ConfigError if the stages before a search can do nothing for it; before anything is measured."""
+    if isinstance(strategy, differentiable.Strategy):
+        CellBlocks(strategy.space)

@@ -27,8 +27,8 @@ def _found(known: History, body: Mapping[str, Any]) -> list[str]:
     plan, search, sums_s = body["plan"], body["found"], body["sum_of_blocks_s"]
     epochs = len(search["curve"])
     lines = [
-        f"- **Learnt** by {plan['method']} on halves of the training split: {epochs} of {plan['epochs']} epochs, "
-        f"{search['search_s']:.0f} s of CPU time, which the search's trainings come on top of",
+        f"- **Learnt** by {plan['method']} on halves of the training split, {epochs} of {plan['epochs']} "
+        f"epochs in {search['search_s']:.0f} s of CPU time, beside the trainings of the trials",
         f"- **Latency** in the loss: {plan['latency_form']}, weight {plan['latency_weight']:g}"
         if plan["latency_weight"]
         else "- **Latency** was not in the loss",

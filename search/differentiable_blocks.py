@@ -21,7 +21,7 @@ from results.errors import ConfigError
 from results.records import Architecture
 from search.cell_graph import EDGES, steps
 from search.cell_networks import NasBench201Networks
-from search.network import Add, Identity, Network, Node, Shape
+from search.network import Activation, Add, Network, Node, Shape
 from search.space import SearchSpace
 from search.spaces import cell as cell_space
 
@@ -39,8 +39,8 @@ class Block:
     Attributes:
         network: What is measured.
         copies: How often it holds the piece.
-        empty: Name of the block with the same input that computes nothing, whose time is what calling the
-            runtime takes; None for such a block itself.
+        empty: Name of the block with the same input that computes next to nothing (a ReLU: runtimes refuse
+            less), whose time is what calling the runtime takes; None for such a block itself.
     """
 
     network: Network
@@ -134,7 +134,7 @@ class CellBlocks:
         """Every block that has to be measured, by name."""
         blocks: dict[str, Block] = {}
         for name, shape in {"image": self.skeleton[0].input_shape, **self._stage_shapes}.items():
-            blocks[f"empty_{name}"] = Block(Network(shape, (Node("same", Identity(), ("input",)),)))
+            blocks[f"empty_{name}"] = Block(Network(shape, (Node("relu", Activation("relu"), ("input",)),)))
         places = ("image", "stage1", "stage2", "stage3")
         for name, place, part in zip(
             ("stem", "reduce1", "reduce2", "tail"), places, self.skeleton, strict=True

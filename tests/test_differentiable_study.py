@@ -1,0 +1,111 @@
+"""A whole study with differentiable search, on this machine: profile, pretrain, search, confirm, report."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.config import STORE
+from results.store import Store
+
+STUDY = """
+name = "cells"
+seed = 4
+trials = 3
+[task]
+name = "digits"
+[space]
+name = "cell"
+channels = 4
+cells = 1
+[strategy]
+name = "differentiable"
+epochs = 3
+latency_weight = 0.2
+[training]
+epochs = 1
+workers = 1
+[measurement]
+accept_noisy = true
+screen = { sessions = [2, 2], session_s = 0.005, warmup_s = 0.0, min_runs = 20 }
+confirm = { sessions = [2, 2], agents = 2, session_s = 0.005, warmup_s = 0.0, min_runs = 20 }
+[[targets]]
+device = "desk"
+runtime = "onnxruntime"
+"""
+TARGET = "desk-onnxruntime-fp32-threads1"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run."""
+    folder = tmp_path_factory.mktemp("differentiable")
+    (folder / "lab.toml").write_text(f'[devices.desk]\nconnection = "local"\npython = "{sys.executable}"\n')
+    (folder / "study.toml").write_text(STUDY)
+    places = ["--lab", str(folder / "lab.toml"), "--runs", str(folder / "runs")]
+    assert cli.main(["search", str(folder / "study.toml"), *places]) == 0
+    return folder / "runs" / "cells"
+
+
+def records(folder: Path, kind: str | None = None) -> list[Any]:
+    with Store.open(folder / STORE) as store:
+        return list(store.run("cells").records(kind))
+
+
+def test_every_block_is_measured_once_per_target(finished: Path) -> None:
+    keys = [r.key for r in records(finished, "profiled")]
+    assert len(keys) == len(set(keys)) == 20
+    assert all(key.endswith(f"/{TARGET}") for key in keys)
+    for record in records(finished, "profiled"):
+        assert record.body["measurement"]["origin"] == "measured"
+
+
+def test_the_selected_network_is_asked_for_first_and_measured_as_a_whole(finished: Path) -> None:
+    (pretrained,) = records(finished, "pretrained")
+    first = next(r for r in records(finished, "asked") if r.key == "0").body["trial"]["proposal"]
+    assert first["note"] == {"selected": True}
+    assert pretrained.body["training_s"] > 0
+    assert len(pretrained.body["found"]["curve"]) <= 3
+    asked = [
+        tuple(r.body["trial"]["proposal"]["architecture"]["choices"]) for r in records(finished, "asked")
+    ]
+    assert len(set(asked)) == 3
+    assert any(r.key.startswith(f"0/{TARGET}") for r in records(finished, "measured"))
+
+
+def test_the_report_puts_the_sum_of_blocks_beside_the_measurement_and_no_csv_has_it(finished: Path) -> None:
+    text = (finished / "report.md").read_text()
+    row = re.search(rf"\| {TARGET} \| ([\d.]+) ms \| ([\d.]+) ms \| [+-]\d+% \|", text)
+    assert row is not None, text
+    (pretrained,) = records(finished, "pretrained")
+    sum_s = pretrained.body["sum_of_blocks_s"][TARGET]
+    assert float(row[1]) == pytest.approx(1e3 * sum_s, rel=0.01)
+    for path in finished.glob("*.csv"):
+        content = path.read_text()
+        assert repr(sum_s) not in content
+        assert repr(1e3 * sum_s) not in content
+
+
+def test_resuming_repeats_no_stage(finished: Path) -> None:
+    before = [(r.kind, r.key, r.at) for r in records(finished)]
+    lab = finished.parents[1] / "lab.toml"
+    assert cli.main(["resume", str(finished), "--lab", str(lab)]) == 0
+    assert [(r.kind, r.key, r.at) for r in records(finished)] == before
+
+
+def test_another_space_is_refused_with_the_remedy(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.replace('name = "cell"\nchannels = 4\ncells = 1', 'name = "chain"'))
+    lab = finished.parents[1] / "lab.toml"
+    assert cli.main(["search", str(study), "--lab", str(lab), "--runs", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert "'chain'" in said
+    assert "nas_bench_201" in said
+    assert not (tmp_path / "runs").exists()
