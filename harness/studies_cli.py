@@ -19,6 +19,7 @@ from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
+from harness.relaxation import check_stages
 from harness.study import Study, read_study, study_of
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -35,7 +36,7 @@ def search(args: argparse.Namespace) -> int:
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
-    config.strategy_of(study, space)
+    check_stages(config.strategy_of(study, space))
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
         run = store.begin(folder.name, _run_config(study, task, space))
