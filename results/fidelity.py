@@ -1,0 +1,110 @@
+"""Which trials had the study's full training, and whether lower ones predict it.
+
+A trial's *level* is its fidelity with the epochs counted that its weights had before: a promoted trial goes
+on with those of its parent.  Accuracies of different levels are never ranked with each other; only trials at
+the full level enter fronts, and none whose training was ended before its last epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from results.rank_correlation import kendall
+from results.records import Architecture, Evaluation, Fidelity, Interval, Trial
+
+PREDICTS = 0.5
+"""Kendall's tau that a rung is to reach: then three of four pairs of networks are in the right order."""
+
+LEAST_PAIRS = 8
+"""Networks at two rungs from which on a rung may be raised."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well one rung puts networks into the order of the next.
+
+    Attributes:
+        low: Fidelity of the lower rung.
+        high: Fidelity of the higher one.
+        networks: Number of networks that were trained at both: those that were promoted, the better ones of
+            the lower rung, among which the order is harder to tell than among all.
+        tau: Kendall's rank correlation (tau-b) with its 95 % interval; None for fewer than five networks.
+    """
+
+    low: Fidelity
+    high: Fidelity
+    networks: int
+    tau: Interval | None
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the lower rung certainly predicts too little: even the interval's upper end does."""
+        return self.tau is not None and self.networks >= LEAST_PAIRS and self.tau.high < PREDICTS
+
+
+def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
+    """Fidelity of each trial by its number, with the epochs counted that its weights had before.
+
+    Epochs count where they were of the same subset, width and resolution; a supernet's never do.  A parent
+    that is not among the trials adds none.
+    """
+    found: dict[int, Fidelity] = {}
+    for trial in sorted(trials, key=lambda t: t.number):
+        own, parent = trial.proposal.fidelity, trial.proposal.weights_from
+        before = found.get(parent) if isinstance(parent, int) else None
+        if before is not None and replace(before, epochs=own.epochs) == own:
+            own = replace(own, epochs=own.epochs + before.epochs)
+        found[trial.number] = own
+    return found
+
+
+def is_full(level: Fidelity, full: Fidelity) -> bool:
+    """Whether a level has what a full training has: the same images and network, and no fewer epochs."""
+    return replace(level, epochs=full.epochs) == full and level.epochs >= full.epochs
+
+
+def was_stopped(evaluation: Evaluation) -> bool:
+    """Whether the training was ended before its last epoch, so that its accuracy is that of another level."""
+    return 1 < len(evaluation.learning_curve) < evaluation.trial.proposal.fidelity.epochs
+
+
+def agreements(evaluations: Iterable[Evaluation]) -> list[Agreement]:
+    """Rank correlation of validation accuracies between each two levels that follow each other.
+
+    Of networks that were trained at both, wherever there are some; trainings that were ended early are left
+    out.  In order of falling number of networks.
+    """
+    complete = [e for e in evaluations if e.state == "complete" and not was_stopped(e)]
+    reached = levels(e.trial for e in complete)
+    scores: dict[Architecture, dict[Fidelity, float]] = {}
+    for evaluation in complete:
+        if "fp32" in evaluation.accuracy:
+            of_network = scores.setdefault(evaluation.trial.proposal.architecture, {})
+            of_network[reached[evaluation.trial.number]] = evaluation.accuracy["fp32"].value
+    pairs: dict[tuple[Fidelity, Fidelity], list[tuple[float, float]]] = {}
+    for known in scores.values():
+        for low, high in itertools.pairwise(known):  # in the order of the trials: from rung to rung
+            pairs.setdefault((low, high), []).append((known[low], known[high]))
+    found = [_agreement(low, high, both) for (low, high), both in pairs.items()]
+    return sorted(found, key=lambda agreement: -agreement.networks)
+
+
+def _agreement(low: Fidelity, high: Fidelity, pairs: Sequence[tuple[float, float]]) -> Agreement:
+    table = np.array(pairs)
+    return Agreement(low, high, len(pairs), kendall(table[:, 0], table[:, 1]))  # type: ignore[arg-type]
+
+
+def describe_fidelity(fidelity: Fidelity) -> str:
+    """A fidelity in a few words: epochs, and what differs from the whole data and network."""
+    words = [f"{fidelity.epochs} epochs" if fidelity.epochs != 1 else "1 epoch"]
+    if fidelity.subset != 1:
+        words.append(f"{fidelity.subset:.0%} of the data")
+    if fidelity.width != 1:
+        words.append(f"width x{fidelity.width:g}")
+    if fidelity.resolution is not None:
+        words.append(f"{fidelity.resolution} pixels")
+    return ", ".join(words)
