@@ -88,6 +88,7 @@ def provision(
     runtime: str,
     *,
     version: str | None = None,
+    beside: bool = False,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Provisioned:
@@ -98,6 +99,8 @@ def provision(
         entry: The device: its Python and directory.
         runtime: ``onnxruntime`` or ``tflite``.
         version: Release of the package; the newest that fits by default.
+        beside: Whether other releases that were brought stay there; targets choose with
+            ``package = "<package>==<version>"``.
         cache: Where wheels and lock files are kept on this host.
         say: Told what is being done, in short sentences.
 
@@ -118,7 +121,7 @@ def provision(
     tried: set[str] = set()
     for offer in offers(entry.name, interpreter, runtime, version):
         try:
-            return work.try_offer(offer, tried, skipped)
+            return work.try_offer(offer, tried, skipped, beside=beside)
         except (NoWheel, _DoesNotStart) as error:
             skipped.append(error.message)
             say(error.message)
@@ -137,7 +140,7 @@ class _Provisioning:
     cache: Path
     say: Callable[[str], None]
 
-    def try_offer(self, offer: Offer, tried: set[str], skipped: list[str]) -> Provisioned:
+    def try_offer(self, offer: Offer, tried: set[str], skipped: list[str], *, beside: bool) -> Provisioned:
         self.say(f"looking for {offer.package} {offer.version or '(newest)'} for {self.interpreter.title}")
         wheels, files = obtain(self.entry.name, offer, self.interpreter, self.cache)
         title = f"{wheels[0].name}-{wheels[0].version}"
@@ -151,7 +154,8 @@ class _Provisioning:
         except _DoesNotStart:
             self.connection.run(["rm", "-rf", "--", folder])
             raise
-        self._remove_others(wheels[0].name, folder)
+        if not beside:
+            self._remove_others(wheels[0].name, folder)
         return Provisioned(
             offer.runtime, offer.package, wheels[0].version, numpy, folder, size_bytes, tuple(skipped)
         )

@@ -363,7 +363,7 @@ def test_a_kill_by_the_kernel_for_memory_is_told_as_such(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("runtime", "options", "reason"),
     [
-        ("onnxruntime", {"thread": 1}, "no option 'thread'; it has optimization, threads"),
+        ("onnxruntime", {"thread": 1}, "no option 'thread'; it has optimization, provider, threads"),
         ("onnxruntime", {"threads": 0}, "threads is a whole number from 1 to 256, not 0"),
         ("onnxruntime", {"threads": True}, "not True"),
         ("onnxruntime", {"optimization": "most"}, "one of 'all', 'extended', 'basic', 'none', not 'most'"),

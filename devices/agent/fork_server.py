@@ -169,6 +169,8 @@ class ForkServer:
         def open_model() -> Any:
             return self._plugin.open_model(self._library, request["path"], known)
 
+        if hasattr(self._plugin, "build"):
+            self._plugin.build(self._library, request["path"], known)
         if request["do"] == "placement":
             nodes = self._plugin.placement(self._library, request["path"], known)
             emit({"result": {"nodes": nodes, "sha256": sha256_of(request["path"])}}, b"")

@@ -35,6 +35,19 @@ class Count(NamedTuple):
         return "a whole number from 1 to %d" % self.greatest
 
 
+class Text(NamedTuple):
+    """An option that is any text, such as a path on the board."""
+
+    default: str
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it may be set to ``value``."""
+        return isinstance(value, str)
+
+    def __str__(self) -> str:
+        return "a text"
+
+
 def read(runtime: str, known: Mapping[str, Any], given: Any) -> Dict[str, Any]:
     """All options of a runtime: as they were given, else their defaults.
 

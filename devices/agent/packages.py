@@ -14,7 +14,7 @@ import os
 import pkgutil
 import sys
 from importlib.machinery import PathFinder
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from . import runtimes
 from .failures import Failure
@@ -63,6 +63,36 @@ def places(runtime: str, directory: str) -> Iterator[Place]:
                 yield Place(package, folder)
 
 
+def chosen(runtime: str, directory: str, wanted: str) -> List[Place]:
+    """Where a runtime can be taken from, best first.
+
+    Args:
+        runtime: Its name.
+        directory: The agent's own directory.
+        wanted: ``package``, ``package==version``, ``==version``, or nothing for whatever there is.
+
+    Raises:
+        Failure: ``bad_option`` for a package in which the runtime does not come, ``runtime_missing`` if the
+            board has none that was asked for.
+    """
+    package, _, version = wanted.partition("==")
+    known = [names[0] for names in plugin(runtime).PACKAGES]
+    if package not in ["", *known]:
+        message = "%s comes in the packages %s, not in %.80r" % (runtime, ", ".join(known), package)
+        raise Failure("bad_option", message)
+    found = [p for p in places(runtime, directory) if package in ("", p.package.distribution)]
+    if not found:
+        message = "no Python package %s on the board" % (package or " or ".join(known))
+        raise Failure("runtime_missing", message)
+    fitting = [place for place in found if version in ("", version_of(place))]
+    if not fitting:
+        there = ", ".join("%s %s" % (p.package.distribution, version_of(p)) for p in found)
+        raise Failure(
+            "runtime_missing", "no %s of version %s on the board; it has %s" % (runtime, version, there)
+        )
+    return fitting
+
+
 def provisioned(directory: str) -> List[str]:
     """Provisioned folders, the newest version first."""
     parent = os.path.join(directory, "runtimes")
@@ -85,15 +115,18 @@ def version_of(place: Place) -> str:
 
 
 def installed_runtimes(directory: str) -> Dict[str, str]:
-    """Version per runtime that is on the board; the package is named where its name is another one."""
+    """Versions per runtime that are on the board, the one first that is taken where none is named.
+
+    The package is named, too, where its name is another one.
+    """
     found = {}
     for runtime in runtime_names():
-        versions: Dict[str, str] = {}
+        versions: Dict[Tuple[str, str], None] = {}
         for place in places(runtime, directory):
-            versions.setdefault(place.package.distribution, version_of(place))
+            versions.setdefault((place.package.distribution, version_of(place)))
         if versions:
             found[runtime] = ", ".join(
                 version if package == runtime else "%s (%s)" % (version, package)
-                for package, version in versions.items()
+                for package, version in versions
             )
     return found

@@ -14,7 +14,7 @@ from .cache import Cache
 from .conditions import Sensors
 from .failures import Failure
 from .meter_process import MeterProcess
-from .packages import Place, places, plugin
+from .packages import Place, chosen
 from .runtime_process import READ_BYTES, RunningSession, RuntimeProcess
 
 Reply = Tuple[Dict[str, Any], bytes]
@@ -156,7 +156,7 @@ class Server:
         if process is not None:
             return self._loaded(process)
         self._cancelled = False
-        self._start(key, self._candidates(*key))
+        self._start(key, chosen(key[0], self._directory, key[1]))
         return None
 
     def _start(self, key: Key, candidates: List[Place]) -> None:
@@ -165,17 +165,6 @@ class Server:
         self._runtimes[key] = process
         heard = functools.partial(self._hear_runtime, key, process, candidates[1:])
         self._selector.register(process.control, selectors.EVENT_READ, heard)
-
-    def _candidates(self, runtime: str, package: str) -> List[Place]:
-        known = [names[0] for names in plugin(runtime).PACKAGES]
-        if package not in ["", *known]:
-            message = "%s comes in the packages %s, not in %.80r" % (runtime, ", ".join(known), package)
-            raise Failure("bad_option", message)
-        found = [p for p in places(runtime, self._directory) if package in ("", p.package.distribution)]
-        if not found:
-            message = "no Python package %s on the board" % (package or " or ".join(known))
-            raise Failure("runtime_missing", message)
-        return found
 
     def _session(self, request: Dict[str, Any], sink: Any) -> Optional[Reply]:
         process = self._runtimes.get((str(request["runtime"]), str(request["package"])))
