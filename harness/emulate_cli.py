@@ -76,7 +76,7 @@ def _start(args: argparse.Namespace) -> int:
         if args.rebuild:
             board.stop()
             board.image(rebuild=True)
-        entry = board.start(port=port)
+        entry = board.start(port=port, outlives_us=True)
         say("asking it what it is")
         facts = _facts(entry)
         board.pause()

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["tests.fixtures_ssh"]
+pytest_plugins = ["tests.fixtures_ssh", "tests.fixtures_emulation"]
 
 
 @pytest.hookimpl(wrapper=True)

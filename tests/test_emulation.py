@@ -7,7 +7,11 @@ import itertools
 import math
 import os
 import shutil
+import signal
 import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from devices.emulation import cpio, host_programs, kernel, locking
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.debian import Package
 from devices.emulation.image import Image
+from devices.emulation.leftovers import Ownership, clear, end_leftovers
 from devices.emulation.looks import first_files, tree
 from devices.emulation.looks import shown as look
 from devices.emulation.machine import free_port, require_free
@@ -87,10 +92,12 @@ def test_a_recipes_python_is_read_from_its_packages_and_has_its_runtimes() -> No
 
 def test_a_lock_file_comes_back_as_it_was_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     recipe = recipes()["debian-12-arm64"]
-    lock = locking.Lock(packages(bash="5.2"), ())
+    lock = locking.Lock(packages(bash="5.2"), (), locking.wanted(recipe))
     assert locking.read(tmp_path, recipe) is None
     locking.write(locking.path(tmp_path, recipe), lock)
     assert locking.read(tmp_path, recipe) == lock
+    more = replace(recipe, packages=(*recipe.packages, "grep"))
+    assert locking.read(tmp_path, more) is None, "it lacks what the recipe asks for now"
     locking.path(tmp_path, recipe).write_text('{"packages": 3}')
     with pytest.raises(ConfigError, match=r"not a lock file.*--rebuild"):
         locking.read(tmp_path, recipe)
@@ -302,3 +309,62 @@ def test_the_agents_own_meter_reads_the_tree(tmp_path: Path) -> None:
         meter.close()
     assert samples
     assert all(watts == pytest.approx((one.power.idle_w,), rel=1e-3) for _, watts in samples)
+
+
+# --------------------------------------------------------------------------- leftovers
+
+
+def machine_in(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that holds the lock on its pid file, as QEMU does."""
+    folder.mkdir(parents=True)
+    script = (
+        "import fcntl, os, sys, time; f = open('qemu.pid', 'w'); fcntl.lockf(f, fcntl.LOCK_EX);"
+        "f.write(str(os.getpid())); f.flush(); print(flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(["python3", "-c", script], cwd=folder, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+def owner_of(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that owns a board until it is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from devices.emulation.leftovers import Ownership;"
+        "o = Ownership(Path(sys.argv[1])); o.take(); print(flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+def test_boards_of_killed_processes_are_ended_and_no_others(cache: Path) -> None:
+    machines = {name: machine_in(board_folder(name)) for name in ("ours", "theirs", "lasting")}
+    ours = Ownership(board_folder("ours"))
+    ours.take()
+    with owner_of(board_folder("theirs")) as other, ExitStack() as stack:
+        for process in (other, *machines.values()):
+            stack.callback(process.kill)
+        for process in machines.values():
+            stack.enter_context(process)
+        assert end_leftovers() == []
+        other.kill()
+        other.wait()
+        with alone(board_folder("theirs") / "lock"):
+            assert end_leftovers() == [], "somebody starts it now"
+        assert end_leftovers() == ["theirs"]
+        assert machines["theirs"].wait(timeout=10) == -signal.SIGKILL
+        assert end_leftovers() == []
+        assert machines["ours"].poll() is machines["lasting"].poll() is None
+        ours.give_up()
+        assert not (board_folder("ours") / "owner").exists()
+
+
+def test_what_a_killed_builder_left_running_is_ended(tmp_path: Path) -> None:
+    with machine_in(tmp_path / "work" / "first") as process:
+        clear(tmp_path / "work", tmp_path / "work" / "first")
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert not (tmp_path / "work").exists()
+    clear(tmp_path / "work", tmp_path / "work" / "first")

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,18 @@ from devices.agent_client import AgentClient
 from devices.device import DeviceEntry, connect
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.machine import Machine
-from devices.emulation.places import CACHE
 from devices.emulation.power_model import heat
 from devices.emulation.recipe import profile
 from harness.config import board_of
 from harness.host import Host
 from harness.measure import Job, measure
-from harness.pytest_plugin import emulated_board  # noqa: F401 - also where the package was not installed anew
 from results.errors import BoardDiskFull, ConfigError, ConnectionLost, PreflightError
 from results.records import Measurement, Plan, Target
 from results.statistics import latency
+from tests.fixtures_emulation import Start
 from tests.tiny_models import artifact_of, onnx_convolution, tflite_convolution
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900), pytest.mark.usefixtures("image_cache")]
 
 PLAN = Plan(
     "test", sessions=(1, 1), session_s=0.001, warmup_s=0.01, min_runs=20, max_runs=20, load_limit_s=300
@@ -42,21 +41,10 @@ LONGER = {
     "tflite": (tflite_convolution(channels=32, size=32, layers=3), "tflite"),
 }
 Files = Mapping[str, tuple[bytes, str]]
-Start = Callable[..., EmulatedBoard]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image_cache(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Images of the tests are kept beside them, unless somebody says otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        import os
-
-        patch.setenv(CACHE, os.environ.get(CACHE) or str(Path(__file__).parent / ".cache" / "boardwise"))
-        yield
 
 
 @pytest.fixture
-def pi4(emulated_board: Start) -> EmulatedBoard:  # noqa: F811
+def pi4(emulated_board: Start) -> EmulatedBoard:
     return emulated_board("pi4")
 
 
@@ -78,7 +66,7 @@ def median_s(measurement: Measurement) -> float:
     return statistics.median(measurement.sessions[0].durations_s)
 
 
-def test_figures_repeat_over_cold_boots_and_carry_their_label(emulated_board: Start) -> None:  # noqa: F811
+def test_figures_repeat_over_cold_boots_and_carry_their_label(emulated_board: Start) -> None:
     board = emulated_board("pi4", "cold")
     first = measured(board.entry, LONGER)
     board.power_cut()
@@ -103,7 +91,7 @@ def test_figures_repeat_over_cold_boots_and_carry_their_label(emulated_board: St
         assert latency(first[runtime], 0.5) is not None
 
 
-def test_two_boards_go_on_from_one_saved_state(emulated_board: Start) -> None:  # noqa: F811
+def test_two_boards_go_on_from_one_saved_state(emulated_board: Start) -> None:
     boards = [emulated_board("pi4"), emulated_board("pi4")]
     facts = []
     for board in boards:

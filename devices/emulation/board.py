@@ -23,6 +23,7 @@ from devices.emulation import looks, machine
 from devices.emulation.first_boot import BOOT_LIMIT_S, as_root, entry, finish, overlay
 from devices.emulation.host_programs import TO_RUN, qemu_version, require
 from devices.emulation.image import Image, build
+from devices.emulation.leftovers import Ownership, end_leftovers
 from devices.emulation.places import alone, board_folder
 from devices.emulation.power_model import Script, states
 from devices.emulation.recipe import profile, recipes
@@ -90,16 +91,22 @@ class EmulatedBoard:
         )
         self.folder = board_folder(name)
         self.machine = machine.Machine(name, self.folder)
+        self._ownership = Ownership(self.folder)
         self._say = say
 
     # ------------------------------------------------------------------ on and off
 
-    def start(self, how: Start = "state", *, port: int | None = None) -> DeviceEntry:
+    def start(
+        self, how: Start = "state", *, port: int | None = None, outlives_us: bool = False
+    ) -> DeviceEntry:
         """Starts the board unless it runs, and returns when it answers; builds what is missing.
+
+        Boards whose process has gone without stopping them are ended first.
 
         Args:
             how: ``state``: goes on from a saved state, ready in seconds; ``cold``: boots.
             port: Port on this host that leads to it; by default the one it had, or a free one.
+            outlives_us: Whether it stays when this process has ended; one that ran already does.
 
         Raises:
             ConfigError: If this host cannot emulate it.
@@ -107,6 +114,8 @@ class EmulatedBoard:
             ConnectionLost: If it does not boot.
         """
         require([*TO_RUN])
+        for name in end_leftovers():
+            self._say(f"ended {name}, which a process had left behind")
         image = self.image()
         with alone(self.folder / "lock", self._say, f"starts {self.name}"):
             if self._runs_as_wanted(port):
@@ -115,6 +124,8 @@ class EmulatedBoard:
             self.machine.kill()
             chosen = port or self._known_port() or machine.free_port()
             self._write(port=chosen, key=key_of(image, self.hardware))
+            if not outlives_us:
+                self._ownership.take()
             try:
                 self._start(image, how, chosen)
                 self._settle(image)
@@ -133,6 +144,7 @@ class EmulatedBoard:
             self.machine.kill()
             for file in ("disk.qcow2", "initrd", "qmp.sock", "console.sock", "qemu.pid"):
                 (self.folder / file).unlink(missing_ok=True)
+            self._ownership.give_up()
 
     def remove(self) -> None:
         """Ends the board and forgets everything about it."""
@@ -143,6 +155,11 @@ class EmulatedBoard:
     def is_alive(self) -> bool:
         """Whether it runs or is paused."""
         return self.machine.is_alive
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was started here, to last no longer than this process."""
+        return self._ownership.is_taken
 
     @property
     def console(self) -> str:

@@ -14,7 +14,7 @@ from devices.connection import Connection
 from devices.device import DeviceEntry, connect
 from devices.emulation import locking, looks, machine
 from devices.emulation.host_programs import find, qemu_version
-from devices.emulation.image import DIRECTORY, USER, Image
+from devices.emulation.image import DIRECTORY, FIRST, USER, Image
 from devices.emulation.places import cache_folder
 from devices.emulation.recipe import profiles
 from devices.provision import provision
@@ -80,7 +80,7 @@ def finish(image: Image, say: Callable[[str], None]) -> None:
     """
     say("booting it for the first time")
     profile = next(p.name for p in profiles().values() if p.recipe == image.recipe.name)
-    folder = image.folder.parent / "first"
+    folder = image.folder.parent / FIRST
     folder.mkdir()
     disk = folder / "disk.qcow2"
     overlay(image.disk, disk)

@@ -22,6 +22,7 @@ from typing import Any
 from devices.emulation import kernel, locking
 from devices.emulation.debian import PrivateApt
 from devices.emulation.host_programs import TO_BUILD, find, require
+from devices.emulation.leftovers import clear
 from devices.emulation.places import alone, cache_folder, emulation_folder
 from devices.emulation.recipe import GUEST, Recipe
 from devices.unpack import unpack
@@ -32,6 +33,9 @@ VERSION = 1
 """Of this module: another number makes other images of the same recipe."""
 
 NEEDED_BYTES = 3 << 30
+FIRST = "first"
+"""Folder in which a new image is booted, beside it."""
+
 USER = "pi"
 DIRECTORY = ".cache/boardwise"
 """Of Boardwise on the board, as :class:`devices.device.DeviceEntry` has it by default."""
@@ -135,13 +139,13 @@ def build(recipe: Recipe, finish: Callable[[Image, Say], None], say: Say, *, reb
         _require_room(_folder())
         started = time.monotonic()
         work = _folder() / f".building-{recipe.name}"
-        shutil.rmtree(work, ignore_errors=True)
+        clear(work, work / FIRST)
         work.mkdir(parents=True)
         try:
             lock = None if rebuild else locking.read(_folder(), recipe)
             image = _Build(recipe, work, say).run(lock, finish)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            clear(work, work / FIRST)
         say(f"built {recipe.title} in {time.monotonic() - started:.0f} s")
         return image
 

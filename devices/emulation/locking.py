@@ -13,7 +13,7 @@ from devices.emulation.recipe import Recipe
 from devices.interpreter import Interpreter
 from devices.wheel_index import NoWheel, Wheel, obtain
 from devices.wheels import Offer, offers
-from results.codec import from_json, to_json
+from results.codec import digest, from_json, to_json
 from results.errors import ConfigError, ProvisionError, StoreError
 
 
@@ -29,10 +29,17 @@ class Brought:
 
 @dataclass(frozen=True)
 class Lock:
-    """Everything that goes into an image."""
+    """Everything that goes into an image.
+
+    Attributes:
+        packages: Debian packages.
+        runtimes: Runtimes with their wheels.
+        wanted: Hash of what the recipe asked for then; one that asks for something else needs another lock.
+    """
 
     packages: tuple[Package, ...]
     runtimes: tuple[Brought, ...]
+    wanted: str = ""
 
     @property
     def kernel(self) -> Package:
@@ -45,14 +52,21 @@ def path(folder: Path, recipe: Recipe) -> Path:
     return folder / f"{recipe.name}.lock.json"
 
 
+def wanted(recipe: Recipe) -> str:
+    """Hash of what a recipe asks for."""
+    asked = (recipe.architecture, recipe.suite, recipe.mirror, recipe.security_mirror)
+    return digest([*asked, recipe.kernel, recipe.packages, recipe.runtimes])[:16]
+
+
 def read(folder: Path, recipe: Recipe) -> Lock | None:
-    """The lock of a recipe, if there is one.
+    """The lock of a recipe as it is now, if there is one.
 
     Raises:
         ConfigError: If the file is damaged.
     """
     file = path(folder, recipe)
-    return read_file(file) if file.exists() else None
+    lock = read_file(file) if file.exists() else None
+    return lock if lock is not None and lock.wanted == wanted(recipe) else None
 
 
 def read_file(file: Path) -> Lock:
@@ -91,7 +105,7 @@ def resolve(
     for runtime in recipe.runtimes:
         known = next((b for b in lock.runtimes if b.runtime == runtime), None) if lock else None
         brought.append(_bring(recipe, interpreter, runtime, wheels, say, known))
-    return Lock(packages, tuple(brought))
+    return Lock(packages, tuple(brought), wanted(recipe))
 
 
 def interpreter_of(recipe: Recipe, packages: tuple[Package, ...]) -> Interpreter:

@@ -19,6 +19,7 @@ from devices.emulation import looks
 from devices.emulation.first_boot import BOOT_LIMIT_S, entry, overlay
 from devices.emulation.host_programs import qemu_version
 from devices.emulation.image import Image, file_hash
+from devices.emulation.leftovers import clear
 from devices.emulation.machine import Hardware, Machine, free_port, label_of
 from devices.emulation.places import alone, emulation_folder
 from results.codec import digest
@@ -88,7 +89,7 @@ def saved_state(image: Image, hardware: Hardware, say: Callable[[str], None]) ->
             image.check()
             say(f"booting {hardware.profile.title} once, to save its state")
             work = states / f".making-{title}"
-            shutil.rmtree(work, ignore_errors=True)
+            clear(work, work)
             work.mkdir(parents=True)
             try:
                 _make(image, hardware, SavedState(work))

@@ -45,15 +45,12 @@ class Switch(PowerSwitch):
             )
         self._port = SshAddress.parse(entry.address).port
         self.board = EmulatedBoard(entry.name, profile, clock=clock, cpus=cpus)  # type: ignore[arg-type]
-        self._started = False
         self._lock = threading.Lock()
 
     def on(self) -> None:
         """See :meth:`PowerSwitch.on`: from the saved state, or the one it has if it runs already."""
         with self._lock:
-            was_alive = self.board.is_alive
             self.board.start(port=self._port)
-            self._started = self._started or not was_alive
 
     def off(self) -> None:
         """See :meth:`PowerSwitch.off`."""
@@ -71,7 +68,7 @@ class Switch(PowerSwitch):
     def release(self) -> None:
         """Stops the board if it was started here; else it goes back to its rest."""
         with self._lock:
-            if self._started:
+            if self.board.is_ours:
                 self.board.stop()
             elif self.board.is_alive:
                 self.board.pause()
