@@ -83,7 +83,7 @@ CASES = (
     Case("10 readings a second", Scene(noise_w=0.3, period_s=0.1, active_s=12.0)),
     Case(
         "smart plug: 1 reading a second, 0.1 W steps",
-        Scene(noise_w=0.1, period_s=1.0, step_w=0.1, active_s=124.0),
+        Scene(noise_w=0.1, period_s=1.0, step_w=0.1, active_s=120.0),
     ),
     Case("steps of 40 mW", Scene(noise_w=0.1, step_w=0.04), wander_w=0.04),
     Case("steps of 0.4 W, 1 W net", Scene(net_w=1.0, noise_w=0.15, step_w=0.4, cycle_s=0.0066), wander_w=0.4),

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from devices import smoke
-from devices.agent_client import BoardAgent
+from devices.agent_client import BoardAgent, BoardFacts
 from devices.board_models import board_models
 from devices.connection import Connection
 from devices.device import DeviceEntry
 from devices.interpreter import is_supported, look
-from devices.preflight_checks import CHECKS, Check, CheckResult, Examined, State
+from devices.preflight_checks import CHECKS, Check, CheckResult, Examined, MeterLook, State
 from results.errors import BoardHeld, CandidateError, ConfigError, PreflightError, ProtocolError, unknown_name
 from results.records import FORMATS, Artifact, Conditions, Plan, Target
 
@@ -31,14 +31,18 @@ print("\n" + json.dumps({"time": time.time(), "available_bytes": available}))
 
 
 def examine(
-    connection: Connection, entry: DeviceEntry, start_agent: Callable[[Connection], BoardAgent]
+    connection: Connection,
+    entry: DeviceEntry,
+    start_agent: Callable[[Connection], BoardAgent],
+    try_meter: Callable[[BoardAgent, BoardFacts], MeterLook] | None = None,
 ) -> Examined:
-    """Looks at a board through a connection: its Python, its state, a short session per runtime.
+    """Looks at a board through a connection: its Python, its state, a short session per runtime, its meter.
 
     Args:
         connection: The way to the board; stays open.
         entry: The device.
         start_agent: Starts an agent over the connection.
+        try_meter: Reads the board's power meter, wherever that hangs; None to leave that out.
 
     Raises:
         PreflightError: If there is no Python at all.
@@ -61,9 +65,10 @@ def examine(
     try:
         facts = agent.probe()
         ran = {runtime: _run(agent, entry.name, runtime) for runtime in facts.runtimes if runtime in FORMATS}
+        meter = None if try_meter is None else try_meter(agent, facts)
     finally:
         agent.close()
-    return replace(looked, facts=facts, ran=ran)
+    return replace(looked, facts=facts, ran=ran, meter=meter)
 
 
 def check(examined: Examined) -> list[CheckResult]:
@@ -82,9 +87,9 @@ def refuse(device: str, results: list[CheckResult]) -> None:
         raise PreflightError(device, ". ".join(bad))
 
 
-def _result(one: Check, found: str, fine: bool | None) -> CheckResult:
+def _result(one: Check, found: str, fine: bool | None, remedy: str = "") -> CheckResult:
     state: State = "unknown" if fine is None else "ok" if fine else one.severity
-    return CheckResult(one.name, state, found, one.wanted, one.remedy if fine is False else "")
+    return CheckResult(one.name, state, found, one.wanted, (remedy or one.remedy) if fine is False else "")
 
 
 def _state(connection: Connection, python: str) -> tuple[float, int | None]:

@@ -31,8 +31,24 @@ BUSY_PRESSURE = 0.01
 
 Severity = Literal["refused", "warning"]
 State = Literal["ok", "warning", "refused", "unknown"]
-Finding = tuple[str, bool | None]
-"""What was found, and whether it is as wanted; None where the board does not tell."""
+Finding = tuple[str, bool | None] | tuple[str, bool | None, str]
+"""What was found, and whether it is as wanted; None where the board does not tell.  A third text is a remedy
+of its own for what was found."""
+
+
+@dataclass(frozen=True)
+class MeterLook:
+    """What came of trying to read the power meter of a board.
+
+    Attributes:
+        found: What it is and reads, or why it does not.
+        readable: Whether it gives values that a plateau can use; None where there is no meter.
+        remedy: What to do where it does not.
+    """
+
+    found: str
+    readable: bool | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Examined:
         holder: Who else measures there now, or empty.
         facts: What the board is, by the agent.
         ran: Conditions of a short session per runtime that works, or the reason why one does not.
+        meter: What its power meter gave; None where nobody tried.
     """
 
     entry: DeviceEntry
@@ -58,6 +75,7 @@ class Examined:
     holder: str = ""
     facts: BoardFacts | None = None
     ran: Mapping[str, Conditions | str] = field(default_factory=dict)
+    meter: MeterLook | None = None
 
     @property
     def conditions(self) -> list[Conditions]:
@@ -179,6 +197,12 @@ def _throttled(board: Examined) -> Finding:
     return ("not throttled" if not sum(events) else f"{sum(events)} signs of throttling"), not sum(events)
 
 
+def _meter(board: Examined) -> Finding:
+    if board.meter is None:
+        return "not tried", None
+    return board.meter.found, board.meter.readable, board.meter.remedy
+
+
 def _clock(board: Examined) -> Finding:
     if board.facts is not None and board.facts.emulated:
         return "not compared: an emulated board's clock stands still while it is paused", None
@@ -239,6 +263,13 @@ CHECKS = (
         "let it set its clock (timedatectl set-ntp true)",
         "warning",
         _clock,
+    ),
+    Check(
+        "power meter",
+        "gives values, fast enough for a plateau",
+        "see docs/energy.md; latency is measured all the same",
+        "warning",
+        _meter,
     ),
 )
 """In the order in which they are worth mending: what keeps the others from being asked comes first."""

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
 from results.errors import RuntimeRefused
+from results.power import ClockFit, Plateau, PowerTrace
 from results.records import Artifact, Measurement, Plan, Target
+
+Power = tuple[Plateau, tuple[PowerTrace, ...], tuple[ClockFit, ...]]
+"""A plateau with its traces and the clocks around it."""
 
 Known = tuple[str, str, str, tuple[tuple[str, Any], ...]]
 
@@ -40,6 +44,7 @@ class ReplayAgent(BoardAgent):
         self.device = device
         self._known: dict[Known, dict[str, Measurement]] = defaultdict(dict)
         self._given: dict[tuple[Known, str, int], int] = defaultdict(int)
+        self._given_power: dict[tuple[Known, str, int], int] = defaultdict(int)
         for measurement in measurements:
             self._known[_key(measurement.artifact, measurement.target)][measurement.plan.name] = measurement
         self.hello = Hello("replay", platform.python_version(), "replay", f"replay of {device}", 1)
@@ -88,12 +93,9 @@ class ReplayAgent(BoardAgent):
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> SessionResult:
         """The next stored session of this file."""
-        key = _key(artifact, target)
-        plans = self._known.get(key)
-        if not plans:
-            raise RuntimeRefused(artifact.sha256, f"{self.device} replays, and has never measured this file")
-        name = plan.name if plan.name in plans else next(iter(plans))
-        of_role = [s for s in plans[name].sessions if s.role == role]
+        key, name = self._looked_up(artifact, target, plan)
+        measurement = self._known[key][name]
+        of_role = [s for s in measurement.sessions if s.role == role]
         if not of_role:
             raise RuntimeRefused(
                 artifact.sha256, f"{self.device} replays, and has no {role} session of this file"
@@ -102,7 +104,44 @@ class ReplayAgent(BoardAgent):
         number = self._given[key, name, agent]
         self._given[key, name, agent] += 1
         stored = sessions[number % len(sessions)]
-        return SessionResult(replace(stored, agent=agent), plans[name].ran_on)
+        return SessionResult(replace(stored, agent=agent), measurement.ran_on)
+
+    def power(self, artifact: Artifact, target: Target, plan: Plan, *, agent: int) -> Power | str:
+        """The next stored plateau of this file with what its meter gave, or why there is none.
+
+        Its traces and clocks are numbered as if it were the only one.
+
+        Raises:
+            RuntimeRefused: For a file that was never measured.
+        """
+        key, name = self._looked_up(artifact, target, plan)
+        # A plan without energy has none to give; another plan of this file may.
+        plans = self._known[key]
+        stored = next((m for m in (plans[name], *plans.values()) if m.plateaus), None)
+        if stored is None:
+            said = plans[name].energy_note
+            return f"replayed: when it was measured, {said}" if said else "replayed: no power was stored"
+        numbers = [k for k, p in enumerate(stored.plateaus) if p.agent == agent]
+        numbers = numbers or list(range(len(stored.plateaus)))
+        number = numbers[self._given_power[key, name, agent] % len(numbers)]
+        self._given_power[key, name, agent] += 1
+        return (
+            replace(stored.plateaus[number], agent=agent),
+            tuple(replace(t, plateau=0) for t in stored.traces if t.plateau == number),
+            tuple(replace(c, plateau=0) for c in stored.clocks if c.plateau == number),
+        )
+
+    def _looked_up(self, artifact: Artifact, target: Target, plan: Plan) -> tuple[Known, str]:
+        """What is known of a file, and the plan to answer from.
+
+        Raises:
+            RuntimeRefused: For a file that was never measured.
+        """
+        key = _key(artifact, target)
+        plans = self._known.get(key)
+        if not plans:
+            raise RuntimeRefused(artifact.sha256, f"{self.device} replays, and has never measured this file")
+        return key, plan.name if plan.name in plans else next(iter(plans))
 
     def outputs(
         self, artifact: Artifact, target: Target, inputs: Sequence[NDArray[Any]], limit_s: float

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from devices.agent_client import BoardAgent, BoardFacts
     from devices.connection import Connection
     from devices.device import DeviceEntry, Seen
+    from devices.preflight_checks import CheckResult
     from devices.registry import Lab
 
 RUNTIMES = ("onnxruntime", "tflite", "all")
@@ -164,16 +165,31 @@ def _check(args: argparse.Namespace) -> int:
     from devices.device import connect
     from devices.preflight import check, examine
     from devices.registry import Lab
+    from harness.config import meter_seat
+    from harness.meter_check import try_meter
 
-    entry = Lab.load(args.lab).entry(args.name)
+    lab = Lab.load(args.lab)
+    entry = lab.entry(args.name)
+    seat = meter_seat(entry, _holder("check"), lab, ask_secret())
+
+    def look(connection: Connection) -> list[CheckResult]:
+        return check(
+            examine(
+                connection,
+                entry,
+                lambda c: _start_agent(c, entry, "check"),
+                lambda agent, facts: try_meter(agent, facts, seat),
+            )
+        )
+
     with connect(entry, ask_secret=ask_secret()) as connection:
-        results = check(examine(connection, entry, lambda c: _start_agent(c, entry, "check")))
+        results = look(connection)
         if args.fix:
             from harness.devices_fix import fix
 
             for line in fix(connection, entry, results, _say):
                 _say(line)
-            results = check(examine(connection, entry, lambda c: _start_agent(c, entry, "check")))
+            results = look(connection)
     if args.json:
         _print_json([dataclasses.asdict(result) for result in results])
     else:
@@ -254,8 +270,13 @@ def _start_agent(connection: Connection, entry: DeviceEntry, action: str) -> Boa
         python=entry.python,
         directory=entry.directory,
         root=entry.root,
-        holder=f"boardwise devices {action} by {getpass.getuser()}@{socket.gethostname()}",
+        holder=_holder(action),
     )
+
+
+def _holder(action: str) -> str:
+    """What others are told who find the board or its meter taken."""
+    return f"boardwise devices {action} by {getpass.getuser()}@{socket.gethostname()}"
 
 
 def _facts(connection: Connection, entry: DeviceEntry, action: str) -> BoardFacts:

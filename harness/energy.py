@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from devices.agent_client import AgentClient, BoardAgent, BoardFacts
 from devices.agent_meter import MeterFacts, Spans, clock_s, run_plateau, start_meter, stop_meter
+from devices.replay import ReplayAgent
 from harness import clocks
 from harness.host import boot_id
 from results.errors import BoardError, BoardHeld, MeterError
@@ -168,15 +169,30 @@ def take(
     taken = job.energy
     if taken.note:
         return
-    if facts.emulated:
+    if isinstance(agent, ReplayAgent):
+        _replay(agent, job, number)
+    elif facts.emulated:
         taken.note = "an emulated board draws no power that could be measured"
     elif not isinstance(agent, AgentClient):
-        taken.note = "replayed: no power was stored"
+        taken.note = "only an agent on a machine can read a power meter"
     elif not seat.meter and not facts.meters:
         problems = "; ".join(f"{name}: {problem}" for name, problem in facts.meter_problems.items())
         taken.note = problems or f"no power meter: {seat.how or 'name one in the lab file'}"
     else:
         _attempt(agent, seat, job, number=number, seed=seed)
+
+
+def _replay(agent: ReplayAgent, job: Wanted, number: int) -> None:
+    """What was measured then, as it was."""
+    found = agent.power(job.artifact, job.target, job.plan, agent=number)
+    if isinstance(found, str):
+        job.energy.note = found
+        return
+    plateau, traces, fits = found
+    index = len(job.energy.plateaus)
+    job.energy.plateaus.append(plateau)
+    job.energy.traces.extend(replace(trace, plateau=index) for trace in traces)
+    job.energy.clocks.extend(replace(fit, plateau=index) for fit in fits)
 
 
 def _attempt(agent: AgentClient, seat: MeterSeat, job: Wanted, *, number: int, seed: int) -> None:
@@ -288,7 +304,7 @@ def _spans(
     if needs_s > greatest_s:
         raise TooSlow(
             f"{facts.source} gives a value every {period_s:.3g} s and so needs runs of {needs_s:.0f} s, but"
-            f" the plan allows {greatest_s:g} s: raise plateau_s, or take a faster meter"
+            f" {greatest_s:g} s is the longest that the plan {job.plan.name} allows: take a faster meter"
         )
     runs_s = LEAST_RUNS * max((sum(s.durations_s) / len(s.durations_s) for s in job.sessions), default=0.0)
     return Spans(

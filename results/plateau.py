@@ -149,7 +149,7 @@ def trim(meter: MeterTraits, clock_error_s: float = 0.0) -> float:
 def least_plateau_s(meter: MeterTraits, clock_error_s: float = 0.0) -> float:
     """Shortest time of runs that this meter can tell [s]."""
     enough_s = max(SAMPLES_WANTED * meter.period_s, TIME_CONSTANTS_WANTED * meter.time_constant_s)
-    return max(enough_s, meter.least_s) + 2 * trim(meter, clock_error_s)
+    return max(enough_s + 2 * trim(meter, clock_error_s), meter.least_s)
 
 
 def _evaluated(

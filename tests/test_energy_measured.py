@@ -352,8 +352,8 @@ def test_a_meter_that_is_too_slow_for_the_plan_says_how_long_it_needs(tmp_path: 
     got = measured(board(tmp_path / "home", seat, root=root))
     assert got.plateaus == ()
     assert got.energy_note == (
-        "battery BAT0 gives a value every 1 s and so needs runs of 104 s, but the plan allows 1.2 s: raise"
-        " plateau_s, or take a faster meter"
+        "battery BAT0 gives a value every 1 s and so needs runs of 104 s, but 1.2 s is the longest that the"
+        " plan quick allows: take a faster meter"
     )
 
 

@@ -14,7 +14,7 @@ from devices.device import DeviceEntry, Seen
 from devices.interpreter import Interpreter
 from devices.local import LocalConnection
 from devices.preflight import check, examine, refuse
-from devices.preflight_checks import CHECKS, CheckResult, Examined
+from devices.preflight_checks import CHECKS, CheckResult, Examined, MeterLook
 from results.errors import ConfigError, PreflightError
 from results.records import Conditions
 
@@ -51,6 +51,7 @@ FIT = Examined(
     available_bytes=7 << 30,
     facts=FACTS,
     ran={"onnxruntime": CONDITIONS},
+    meter=MeterLook("rpi_pmic (rails): 3.1 W, a value every 0.02 s; runs of 10 s will do", True),
 )
 
 
@@ -76,12 +77,25 @@ def test_a_fit_board_passes_everything() -> None:
         ("memory", "warning", {"available_bytes": 100 << 20}),
         ("clock", "warning", {"clock_ahead_s": -86_400.0}),
         ("smallest model", "refused", {"ran": {"onnxruntime": "abc: the process died of SIGILL"}}),
+        ("power meter", "warning", {"meter": MeterLook("shelly at desk:80 does not answer", False)}),
+        ("power meter", "warning", {"meter": MeterLook("rapl: Permission denied", False, "sudo chmod")}),
     ],
 )
 def test_what_is_wrong_is_told_with_its_remedy(name: str, state: str, changes: dict[str, Any]) -> None:
     found = result(replace(FIT, **changes), name)
     assert found.state == state
     assert found.remedy
+
+
+def test_a_board_without_a_meter_is_no_worse() -> None:
+    found = result(replace(FIT, meter=MeterLook("none: use an external meter")), "power meter")
+    assert (found.state, found.found) == ("unknown", "none: use an external meter")
+    assert result(replace(FIT, meter=None), "power meter").found == "not tried"
+
+
+def test_a_meter_has_a_remedy_of_its_own() -> None:
+    found = result(replace(FIT, meter=MeterLook("Permission denied", False, "sudo chmod a+r")), "power meter")
+    assert found.remedy == "sudo chmod a+r"
 
 
 @pytest.mark.parametrize(
