@@ -345,10 +345,10 @@ def test_boards_of_killed_processes_are_ended_and_no_others(cache: Path) -> None
     ours = Ownership(board_folder("ours"))
     ours.take()
     with owner_of(board_folder("theirs")) as other, ExitStack() as stack:
-        for process in (other, *machines.values()):
-            stack.callback(process.kill)
         for process in machines.values():
             stack.enter_context(process)
+        for process in (other, *machines.values()):
+            stack.callback(process.kill)
         assert end_leftovers() == []
         other.kill()
         other.wait()
