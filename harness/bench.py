@@ -12,6 +12,7 @@ from typing import Any
 
 from devices.registry import Lab
 from harness import config
+from harness.deployment import require_room
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
@@ -44,6 +45,7 @@ def bench(args: argparse.Namespace) -> int:
         file.artifact, file.data, target, replace(_plan(args.sessions), energy=args.energy), reference=beside
     )
     try:
+        require_room(file.artifact, board.facts)
         measure_together(board, [job], seed=time.time_ns() % 2**31)
         measurement = job.measurement(board.facts, board.origin)
     finally:

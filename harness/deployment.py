@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from devices.agent_client import BoardFacts
 from harness.calibration import calibrate, plausible
 from harness.export import Exported, export, run_on_host
 from harness.folding import Weights
 from harness.proof import Proof, Trained, prove
 from harness.quantization import Calibration, CalibrationPlan
-from results.records import Score, Target
+from results.errors import OutOfMemory
+from results.records import Artifact, Score, Target
 from search.network import Network
 from search.tasks import SplitName, Task
 
@@ -55,6 +57,30 @@ def untrained_file(network: Network, weights: Weights, kind: Kind) -> Exported:
     """
     calibration = plausible(network, weights) if kind.precision == "int8" else None
     return export(network, weights, *kind, calibration=calibration)
+
+
+def require_room(artifact: Artifact, facts: BoardFacts, activation_bytes: float = 0.0) -> None:
+    """Refuses a file that a board's memory cannot hold, before it is sent there.
+
+    What it needs at the least are the file itself and the activations that are alive at once; the runtime,
+    the system and copies come on top, so that a file which passes may still be killed for its memory.
+
+    Args:
+        artifact: The file.
+        facts: The board's; one that does not tell its memory takes every file.
+        activation_bytes: Greatest size of the activations in float32, where it is known.
+
+    Raises:
+        OutOfMemory: If the board has less memory in all.
+    """
+    share = 0.25 if artifact.precision == "int8" else 1.0
+    needed_bytes = artifact.size_bytes + share * activation_bytes
+    if facts.memory_bytes and needed_bytes > facts.memory_bytes:
+        raise OutOfMemory(
+            artifact.sha256,
+            f"needs {needed_bytes / 1e6:.0f} MB at the least, and the board has "
+            f"{facts.memory_bytes / 1e6:.0f} MB of memory in all: it was not sent there",
+        )
 
 
 class TrainedFiles:

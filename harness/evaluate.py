@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,26 @@ from numpy.typing import NDArray
 
 from harness import checkpoints
 from harness.board import Board
-from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, untrained_file, worst
+from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, require_room, untrained_file, worst
 from harness.export import Exported
 from harness.host import Host
+from harness.inherit import inherited
 from harness.measure import Job, measure
 from harness.progress import Watcher
 from harness.prove import compare_on_board
 from harness.study import Study
+from harness.training_watch import TrainingWatch
 from harness.trainings import TRAINING, SharedTrainings, training_key
 from results.blobs import name_of
 from results.codec import from_json, to_json
 from results.errors import ArchitectureError, CandidateError
+from results.fidelity import is_full, levels, was_stopped
 from results.front import own_limits
 from results.records import Evaluation, Limit, Measurement, Option, Plan, Score, State, Target, Trial
 from results.statistics import Spread, decide, judge, value
 from results.store import Run, Store
 from search.joint import JointSpace, recipe_of, targets_of
+from search.learning_curve_stopping import StopsEarly
 from search.network import Network, costs, initial_weights
 from search.space import SearchSpace
 from search.tasks import Task
@@ -119,10 +123,12 @@ class Evaluator:
 
     Args:
         rig: What the study has in use.
+        stopping: Tells which trainings are hopeless; None where all are trained to their end.
     """
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, stopping: StopsEarly | None = None) -> None:
         self.rig = rig
+        self._stopping = stopping
         self._screened: dict[tuple[str, str], Measurement] = {}
         self._lock = threading.Lock()
         self._torch = threading.Lock()  # it seeds generators of the whole process
@@ -155,14 +161,16 @@ class Evaluator:
         if self._broken(known, [x for x in rig.study.limits if not x.metric.targets]):
             return "infeasible"
         for target in rig.targets_of(known.trial):
-            known.measurements[target.name] = self._screen(known.trial, target, files[kind_of(target)])
+            known.measurements[target.name] = self._screen(known, target, files[kind_of(target)])
             rig.watcher.measured(known.trial, known.measurements[target.name])
             if self._broken(known, self._limits(target)):
                 return "infeasible"
         if known.trial.proposal.screen_only:
             return "screened"
-        weights = self._train(known, network)
-        self._prove(known, network, weights)
+        trained = self._trained_network(known.trial, network)
+        weights = self._train(known, trained)
+        if self._is_provable(known):
+            self._prove(known, trained, weights)
         return "complete"
 
     def _limits(self, target: Target) -> list[Limit]:
@@ -191,9 +199,9 @@ class Evaluator:
 
     # ------------------------------------------------------------------ screen
 
-    def _screen(self, trial: Trial, target: Target, file: Exported) -> Measurement:
+    def _screen(self, known: Progressing, target: Target, file: Exported) -> Measurement:
         for number in range(SCREENS):
-            measurement = self._screen_once(trial, target, file, number)
+            measurement = self._screen_once(known, target, file, number)
             verdict = judge(measurement)
             if verdict.state != "invalid":
                 self._remember(measurement)
@@ -202,18 +210,23 @@ class Evaluator:
             f"{target.name}: measured {SCREENS} times, never validly: {'; '.join(verdict.reasons)}"
         )
 
-    def _screen_once(self, trial: Trial, target: Target, file: Exported, number: int) -> Measurement:
-        key = f"{trial.number}/{target.name}/screen/{number}"
+    def _screen_once(self, known: Progressing, target: Target, file: Exported, number: int) -> Measurement:
+        key = f"{known.trial.number}/{target.name}/screen/{number}"
         stored = self.rig.run.get("measured", key)
         if stored is not None:
             return from_json(Measurement, stored["measurement"])
         with self._lock:
             twin = self._screened.get((file.artifact.graph, target.name))
         started = time.monotonic()
-        measurement = twin or measure(self.rig.boards[target.device], self._job(trial, target, file))
+        measurement = twin or self._measured(known, target, file)
         body = {"measurement": to_json(measurement), "wall_s": time.monotonic() - started}
         self.rig.run.append_soon("measured", key, body)
         return measurement
+
+    def _measured(self, known: Progressing, target: Target, file: Exported) -> Measurement:
+        board = self.rig.boards[target.device]
+        require_room(file.artifact, board.facts, known.network["activation_bytes"])
+        return measure(board, self._job(known.trial, target, file))
 
     def _job(self, trial: Trial, target: Target, file: Exported) -> Job:
         limits = self._limits(target)
@@ -234,10 +247,34 @@ class Evaluator:
 
     # ------------------------------------------------------------------ train
 
+    def _trained_network(self, trial: Trial, network: Network) -> Network:
+        """What is trained of a network: itself, or narrower or for smaller images at a lower fidelity."""
+        fidelity, full = trial.proposal.fidelity, self.rig.study.fidelity
+        if (fidelity.width, fidelity.resolution) == (full.width, full.resolution):
+            return network
+        with self.rig.host.busy():
+            return self.rig.space.build(
+                trial.proposal.architecture, width=fidelity.width, resolution=fidelity.resolution
+            )
+
+    def _is_provable(self, known: Progressing) -> bool:
+        """Whether files are written of a trained network: of what may be on a front.
+
+        Of others only where precisions besides float32 have to be scored, for which their files are needed.
+        """
+        if any(kind.precision != "fp32" for kind in kinds_of(self.rig.targets_of(known.trial))):
+            return True
+        return self._may_be_on_a_front(known)
+
+    def _may_be_on_a_front(self, known: Progressing) -> bool:
+        asked = [from_json(Trial, r.body["trial"]) for r in self.rig.run.records("asked")]
+        level = levels(asked)[known.trial.number]
+        return is_full(level, self.rig.study.fidelity) and not was_stopped(known.evaluation("complete"))
+
     def _train(self, known: Progressing, network: Network) -> Weights:
         body, weights = self.rig.run.get("trained", str(known.trial.number)), None
         if body is None:
-            body, weights = self._trained(known.trial, network)
+            body, weights = self._trained(known, network)
         if weights is None:
             weights = checkpoints.unpack(self.rig.store.blob(body["checkpoint"]))
         known.accuracy = {name: from_json(Score, score) for name, score in body["accuracy"].items()}
@@ -246,22 +283,22 @@ class Evaluator:
         known.training_s = body["training_s"]
         return weights
 
-    def _trained(self, trial: Trial, network: Network) -> tuple[dict[str, Any], Weights | None]:
+    def _trained(self, known: Progressing, network: Network) -> tuple[dict[str, Any], Weights | None]:
         """What training gave; where other trials may have the same network, each is trained once.
 
         The weights are None where another trial's training gave them: they are in the store.
         """
-        rig = self.rig
+        rig, trial = self.rig, known.trial
         settings = recipe_of(rig.space, trial.proposal.architecture)
         if not isinstance(rig.space, JointSpace):
             job = self._job_of(trial, network, settings, training_seed(rig.study.seed, trial.number))
-            return self._training(trial, job, {})
+            return self._training(known, job, {})
         key = training_key(network, trial.proposal, settings)
         job = self._job_of(trial, network, settings, training_seed(rig.study.seed, int(key[:12], 16)))
         own: list[Weights] = []
 
         def train() -> dict[str, Any]:
-            body, weights = self._training(trial, job, {TRAINING: key})
+            body, weights = self._training(known, job, {TRAINING: key})
             own.append(weights)
             return body
 
@@ -283,14 +320,14 @@ class Evaluator:
         )
 
     def _training(
-        self, trial: Trial, job: TrainingJob, extra: Mapping[str, Any]
+        self, known: Progressing, job: TrainingJob, extra: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Weights]:
         """Trains and stores what came out; the proof of the files need not wait until that is durable."""
+        with self._torch:
+            job = replace(job, weights=inherited(self.rig, known.trial, job.network))
+        watch = TrainingWatch(known.evaluation("complete"), self.rig.watcher, self._stopping)
         started = time.monotonic()
-        future = self.rig.pool.submit(
-            job, on_epoch=lambda epoch, score: self.rig.watcher.epoch(trial, epoch, score)
-        )
-        result = future.result()
+        result = self.rig.pool.submit(job, watch, may_stop=self._stopping is not None).result()
         wall_s = time.monotonic() - started
         data = checkpoints.pack(result.weights)
         body = {
@@ -299,9 +336,10 @@ class Evaluator:
             "checkpoint": name_of(data),
             "training_s": result.training_s,
             "wall_s": wall_s,
+            **watch.record(result),
             **extra,
         }
-        self.rig.run.append_soon("trained", str(trial.number), body, blob=data)
+        self.rig.run.append_soon("trained", str(known.trial.number), body, blob=data)
         return body, result.weights
 
     # ------------------------------------------------------------------ prove
