@@ -166,6 +166,15 @@ def test_absurd_power_is_refused(agent: AgentClient, tmp_path: Path, power_w: fl
         sampled(agent, "csv_replay", path=str(path))
 
 
+def test_a_meter_whose_clock_is_set_back_is_refused(agent: AgentClient, tmp_path: Path) -> None:
+    """A recorder's clock that jumps back by 50 ms after 0.1 s."""
+    path = tmp_path / "trace.csv"
+    times = [0.01 * k - (0.05 if k > 10 else 0.0) for k in range(1000)]
+    path.write_text("time_s,power_w\n" + "".join(f"{time_s:.2f},5\n" for time_s in times))
+    with pytest.raises(MeterError, match=r"trace\.csv: its times run backwards; did its clock jump\?"):
+        sampled(agent, "csv_replay", path=str(path))
+
+
 def test_a_meter_without_permission_says_what_mends_it(tmp_path: Path) -> None:
     """The agent runs as another user, to whom the counter is not readable."""
     root = plant(tmp_path / "root", sensor_trees.rapl())
