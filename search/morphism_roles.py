@@ -21,15 +21,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Literal
+from typing import Any, Literal
 
 from results.errors import ArchitectureError
 from search.layers import Add, BatchNorm, Concat, Conv, Identity, Multiply
 from search.morphism_layers import fits, is_gate, keeps_zero, makes_zero, passes, takes_off
 from search.network import Network, Node
 
-BUDGET = 20_000
-"""Steps after which a way to grow a network is taken not to exist; one takes about 10 microseconds."""
+BUDGET = 5_000
+"""Steps after which a way to grow a network is taken not to exist; ways that exist take a few hundred."""
 
 _MOST_TERMS = 6
 """Summands whose orders are all tried."""
@@ -60,16 +60,17 @@ class Role:
         how: ``match`` a node of the parent, ``pass`` on what it reads, make ``zero`` by its weights, or
             ``carry`` what its inputs make into a sum, product or zero.
         of: The node that is matched.
+        inputs: Of a concatenation, which of what it reads stand for the inputs of that node.
     """
 
     goal: Goal
     how: Literal["match", "pass", "zero", "carry"]
     of: str = ""
+    inputs: tuple[str, ...] = ()
 
 
 _Demand = tuple[str, Goal]
 _Way = tuple[list[tuple[str, Role]], list[_Demand]]
-_Open = tuple[_Demand, "_Open"] | None
 ZERO, HALF, PART = Goal("zero"), Goal("half"), Goal("part")
 
 
@@ -83,7 +84,7 @@ def roles(parent: Network, child: Network) -> dict[str, Role]:
 
 
 class _Search:
-    """Depth-first search with choice points on a stack, so that the depth of networks is no limit."""
+    """Goes through the child's nodes from the last to the first, so that all readers of one have spoken."""
 
     def __init__(self, parent: Network, child: Network) -> None:
         self._parent = parent
@@ -94,60 +95,69 @@ class _Search:
         for node in child.nodes:
             for name in set(node.inputs):
                 self._readers.setdefault(name, []).append(node)
+        self._depths = _depths(parent), _depths(child)
+        self._wanted: dict[str, Goal] = {}
         self._made: dict[str, Role] = {}
-        self._trail: list[str] = []
+        self._trail: list[tuple[dict[str, Any], str]] = []
+        self._choices: list[tuple[int, int, Iterator[_Way]]] = []
+        self._steps = 0
         self._deepest = (-1, "")
 
     def run(self) -> dict[str, Role]:
-        first: _Demand = (self._child.output, Goal("same", self._plain(self._parent.output)))
-        todo: _Open = (first, None)
-        choices: list[tuple[int, Iterator[_Way], _Open]] = []
-        for _ in range(BUDGET):
-            if todo is None:
+        self._want(self._child.output, self._same(self._parent.output))
+        names = [node.name for node in self._child.nodes]
+        at: int | None = len(names) - 1
+        while at is not None:
+            while at >= 0 and (names[at] not in self._wanted or names[at] in self._made):
+                at -= 1
+            if at < 0:
                 return self._made
-            (name, goal), rest = todo
-            if self._is_met(name, goal):
-                todo = rest
-                continue
-            ways = iter(()) if name in self._made or name == "input" else self._ways(name, goal)
-            choices.append((len(self._trail), ways, rest))
-            self._note(name, goal)
-            todo = self._next(choices)
-            if not choices:
-                break
+            self._note(names[at], self._wanted[names[at]])
+            ways = self._ways(names[at], self._wanted[names[at]])
+            self._choices.append((len(self._trail), at, ways))
+            at = self._next()
         raise ArchitectureError(f"the network cannot be grown into the other: {self._deepest[1]}")
 
-    def _is_met(self, name: str, goal: Goal) -> bool:
+    def _next(self) -> int | None:
+        """Takes the next way at the last choice that has one; where to go on, None where no way is left."""
+        while self._choices and self._steps < BUDGET:
+            length, at, ways = self._choices[-1]
+            while len(self._trail) > length:
+                table, name = self._trail.pop()
+                del table[name]
+            way = next(ways, None)
+            self._steps += 1
+            if way is None:
+                self._choices.pop()
+            elif self._take(way):
+                return at
+        return None
+
+    def _take(self, way: _Way) -> bool:
+        given, demands = way
+        for name, role in given:
+            self._made[name] = role
+            self._trail.append((self._made, name))
+        return all([self._want(name, goal) for name, goal in demands])
+
+    def _want(self, name: str, goal: Goal) -> bool:
+        """Notes what a node is to make; False where it is to make something else already."""
         if name == "input":
             return goal == Goal("same", "input")
-        return name in self._made and self._made[name].goal == goal
-
-    def _next(self, choices: list[tuple[int, Iterator[_Way], _Open]]) -> _Open:
-        """Takes the next way at the last choice that has one; what is to be done then."""
-        while choices:
-            length, ways, rest = choices[-1]
-            while len(self._trail) > length:
-                del self._made[self._trail.pop()]
-            way = next(ways, None)
-            if way is None:
-                choices.pop()
-                continue
-            given, demands = way
-            for name, role in given:
-                self._made[name] = role
-                self._trail.append(name)
-            todo = rest
-            for demand in reversed(demands):
-                todo = (demand, todo)
-            return todo
-        return None
+        if name in self._wanted:
+            return self._wanted[name] == goal
+        if name in self._made:
+            return False
+        self._wanted[name] = goal
+        self._trail.append((self._wanted, name))
+        return True
 
     def _note(self, name: str, goal: Goal) -> None:
         """Keeps the demand that was reached with the most nodes in place, for the error."""
-        if len(self._trail) > self._deepest[0]:
-            what = "input" if name == "input" else type(self._of_child[name].layer).__name__
-            wanted = "what the parent's " + goal.tensor if goal.tensor else "a constant, which"
-            self._deepest = len(self._trail), f"{name} ({what}) cannot make {wanted} makes"
+        if len(self._made) > self._deepest[0]:
+            what = type(self._of_child[name].layer).__name__
+            wanted = f"what {goal.tensor} of the parent makes" if goal.tensor else "a constant"
+            self._deepest = len(self._made), f"{name} ({what}) cannot make {wanted}"
 
     def _plain(self, tensor: str) -> str:
         """The parent's tensor without identities after it."""
@@ -185,7 +195,8 @@ class _Search:
 
     def _ways_to_same(self, node: Node, goal: Goal) -> Iterator[_Way]:
         made, wanted = self._child.shapes[node.name], self._parent.shapes[goal.tensor]
-        if made[1:] != wanted[1:] or made[0] < wanted[0]:
+        deep, enough = self._depths[0][goal.tensor], self._depths[1][node.name]
+        if made[1:] != wanted[1:] or made[0] < wanted[0] or enough < deep:
             return
         matching = list(self._matching(node, goal))
         passing = list(self._passing(node, goal))
@@ -209,6 +220,7 @@ class _Search:
         role = [(node.name, Role(goal, "match", other.name))]
         if isinstance(node.layer, Concat):
             for names in _in_order(node.inputs, len(other.inputs)):
+                role = [(node.name, Role(goal, "match", other.name, names))]
                 yield role, [(n, self._same(p)) for n, p in zip(names, other.inputs, strict=True)]
         elif fits(self._child, node, self._parent, other):
             yield role, [(n, self._same(p)) for n, p in zip(node.inputs, other.inputs, strict=True)]
@@ -216,19 +228,20 @@ class _Search:
     # ------------------------------------------------------------------ sums
 
     def _sums(self, node: Node, goal: Goal) -> Iterator[_Way]:
-        wanted = self._parent_terms(goal.tensor)
+        carried = [(node.name, Role(goal, "carry"))]
+        whole = list(self._assignments(node.inputs, (goal.tensor,)))
+        if goal.tensor in node.inputs:
+            yield from ((carried, given) for given in whole)
+        wanted, direct = self._parent_terms(goal.tensor), self._direct_terms(goal.tensor)
         inner, terms = self._child_terms(node)
-        carried = [(node.name, Role(goal, "carry")), *((name, Role(PART, "carry")) for name in inner)]
-        for given in self._assignments(terms, wanted):
-            yield carried, given
-        direct = self._direct_terms(goal.tensor)
+        parts = [(name, Role(PART, "carry")) for name in inner]
+        yield from ((carried + parts, given) for given in self._assignments(terms, wanted))
         if inner or direct != wanted:
-            for given in self._assignments(node.inputs, direct):
-                yield [(node.name, Role(goal, "carry"))], given
+            yield from ((carried, given) for given in self._assignments(node.inputs, direct))
+        yield from ((carried, given) for given in whole)
         a, b = node.inputs
         for changed, added in ((a, b), (b, a)):
-            less = (changed, Goal("less", goal.tensor, added))
-            yield [(node.name, Role(goal, "carry"))], [less]
+            yield carried, [(changed, Goal("less", goal.tensor, added))]
 
     def _assignments(self, terms: tuple[str, ...], wanted: tuple[str, ...]) -> Iterator[list[_Demand]]:
         """Every way to let some of the terms make what is wanted and the others zero, likely ones first."""
@@ -249,7 +262,7 @@ class _Search:
         while stack:
             name = stack.pop()
             below = self._of_child.get(name)
-            alone = len(self._readers[name]) == 1 and name not in self._made
+            alone = len(self._readers[name]) == 1 and name not in self._wanted
             if below is not None and isinstance(below.layer, Add) and alone and node.inputs.count(name) == 1:
                 inner.append(name)
                 stack += reversed(below.inputs)
@@ -296,6 +309,18 @@ class _Search:
                 if part.kind == "same":
                     less = (name, Goal("less", part.tensor, goal.without))
                     yield [(node.name, Role(goal, "carry"))], [*given[:i], less, *given[i + 1 :]]
+
+
+def _depths(network: Network) -> dict[str, int]:
+    """Layers on the longest way from the input to each tensor, those not counted that only join others.
+
+    What makes a tensor of the parent takes at least as many, each for one of the parent's.
+    """
+    depths = {"input": 0}
+    for node in network.nodes:
+        joins = isinstance(node.layer, Add | Concat | Identity | Multiply)
+        depths[node.name] = max(depths[name] for name in node.inputs) + (not joins)
+    return depths
 
 
 def _in_order(names: tuple[str, ...], count: int) -> Iterator[tuple[str, ...]]:

@@ -112,7 +112,7 @@ class Grower:
             case Dense():
                 return self._dense(node, role, inputs[0])
             case Concat():
-                return Content(np.concatenate([content.channels for content in inputs]))
+                return self._concatenated(node, role)
             case Flatten():
                 area = prod(self._child.shapes[node.inputs[0]][1:])
                 spread = inputs[0].channels[:, None] * area + np.arange(area)
@@ -124,6 +124,19 @@ class Grower:
                 return self._joined(role, inputs)
             case _:
                 return inputs[0]
+
+    def _concatenated(self, node: Node, role: Role) -> Content:
+        """Channels of the inputs that stand for the parent's, where they are in the parent; others fresh."""
+        matched = list(zip(role.inputs, self._parent[role.of].inputs, strict=True)) if role.of else []
+        parts, offset = list[Channels](), 0
+        for name in node.inputs:
+            channels = self._contents[name].channels
+            if matched and matched[0][0] == name:
+                parts.append(np.where(channels >= 0, channels + offset, channels))
+                offset += self._channels_of(matched.pop(0)[1])
+            else:
+                parts.append(np.where(channels >= 0, FRESH, channels))
+        return Content(np.concatenate(parts))
 
     def _joined(self, role: Role, inputs: Sequence[Content]) -> Content:
         """A sum or a product."""
