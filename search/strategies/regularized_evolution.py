@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from results.errors import ConfigError
-from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
+from results.records import Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
 from search.feasibility import LAST, standings
 from search.history import History, Outcome
@@ -39,6 +39,8 @@ class Strategy(strategy.Strategy):
     Args:
         population: Trials that can be parents (P of the paper); as many are drawn at random first.
         sample: Members that compete to be the parent (S of the paper).
+        inherit: Whether a child begins its training with its parent's weights, where that was trained; the
+            network is grown function-preservingly where a morphism leads to it (:mod:`search.morphism`).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Strategy(strategy.Strategy):
         prior: Mapping[str, Any] | None = None,
         population: int = 20,
         sample: int = 5,
+        inherit: bool = False,
     ) -> None:
         super().__init__(space, problem, fidelity=fidelity, seed=seed, prior=prior)
         if not 1 <= sample <= population:
@@ -59,6 +62,7 @@ class Strategy(strategy.Strategy):
             )
         self.population = population
         self.sample = sample
+        self.inherit = inherit
         self.history = History(space, problem)
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
@@ -68,10 +72,16 @@ class Strategy(strategy.Strategy):
         tiers = self._tiers()
         told = sum(len(tier) for tier in tiers)
         if not told or told + len(pending) < self.population:
-            child = new_sample(self.space, rng, taken)
+            parent, child = None, new_sample(self.space, rng, taken)
         else:
-            child = new_mutant(self.space, self._parent(self._population(tiers, rng), rng), rng, taken)
-        return None if child is None else Proposal(child, self.fidelity)
+            parent = self._parent(self._population(tiers, rng), rng)
+            child = new_mutant(self.space, parent.architecture, rng, taken)
+        return None if child is None else Proposal(child, self.fidelity, self._weights_from(parent))
+
+    def _weights_from(self, parent: Outcome | None) -> int | None:
+        """Number of the trial whose weights a child begins with, if it is to and there are any."""
+        trained = parent is not None and parent.state == "complete"
+        return parent.number if parent is not None and trained and self.inherit else None
 
     def tell(self, evaluation: Evaluation) -> None:
         """The trial joins the population, the oldest leaves it; see the base class."""
@@ -97,8 +107,8 @@ class Strategy(strategy.Strategy):
             chosen = feasible or infeasible or failed
         return chosen[-self.population :]
 
-    def _parent(self, members: Sequence[Outcome], rng: np.random.Generator) -> Architecture:
+    def _parent(self, members: Sequence[Outcome], rng: np.random.Generator) -> Outcome:
         """Winner of one tournament; ties are broken by chance, for the draw comes in random order."""
         standing = standings(members, self.problem.objectives)
         drawn: list[int] = rng.integers(len(members), size=self.sample).tolist()
-        return members[min(drawn, key=lambda i: standing[i] or LAST)].architecture
+        return members[min(drawn, key=lambda i: standing[i] or LAST)]
