@@ -63,9 +63,13 @@ def space_of(study: Study, task: Task) -> SearchSpace:
 
 
 def _space_kind(name: str) -> type[Any]:
-    """The class of a space: a plug-in's, or that of a Python file of the user's."""
+    """The class of a space: a plug-in's, that of a Python file of the user's, or that of a function."""
     if Path(name).suffix == ".py":
         return space_file(Path(name))
+    if ":" in name:
+        from search.module_space import module_space  # imports torch.fx, which other spaces do not need
+
+        return module_space(name)
     kind: type[Any] = plugins.load("spaces", name).Space
     return kind
 

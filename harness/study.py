@@ -149,7 +149,7 @@ def read_study(path: Path) -> Study:
 
 
 def _is_path(name: str) -> bool:
-    return "/" in name or Path(name).suffix in (".py", ".npz")
+    return "/" in name or Path(name).suffix in (".py", ".npz") or ".py:" in name
 
 
 def study_of(values: Mapping[str, Any], path: Path) -> Study:
