@@ -7,10 +7,10 @@ raw sessions, as of any candidate.  A sum of blocks is no measurement: it guides
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from harness.board import Board
 from harness.deployment import kind_of, untrained_file
 from harness.evaluate import SCREENS, Rig
+from harness.export import Exported
 from harness.measure import Job, measure
 from results.codec import from_json, to_json
 from results.errors import PreflightError
@@ -46,7 +46,9 @@ def profile(rig: Rig) -> dict[str, dict[str, float]]:
         for name, block in table.items():
             key = f"{name}/{target.name}"
             if rig.run.get("profiled", key) is None:
-                measurement = _measure(rig, target, name, block)
+                with rig.host.busy():
+                    file = block_file(block, target, rig.study.seed)
+                measurement = measure_block(rig.boards[target.device], target, name, file)
                 rig.run.append("profiled", key, {"block": name, "measurement": to_json(measurement)})
     times_s = profiled_s(rig.run, rig.study.targets)
     for target in rig.study.targets:
@@ -68,19 +70,24 @@ def profiled_s(run: Run, targets: tuple[Target, ...]) -> dict[str, dict[str, flo
     return times_s
 
 
-def _measure(rig: Rig, target: Target, name: str, block: Block) -> Measurement:
-    with rig.host.busy():
-        weights = initial_weights(block.network, rig.study.seed)
-        file = untrained_file(block.network, weights, kind_of(target))
-    board = rig.boards[target.device]
+def measure_block(board: Board, target: Target, name: str, file: Exported) -> Measurement:
+    """Measures the file of one block, again while the board spoils it.
+
+    Raises:
+        CandidateError: If the target cannot run it.
+        PreflightError: If the board gives nothing but invalid measurements.
+    """
     plan = PROFILE_PLAN_VIRTUAL if board.facts.emulated.endswith("virtual-time") else PROFILE_PLAN
-    reasons: Mapping[str, None] = {}
     for _ in range(SCREENS):
         measurement = measure(board, Job(file.artifact, file.data, target, plan))
         verdict = judge(measurement)
         if verdict.state != "invalid":
             return measurement
-        reasons = dict.fromkeys(verdict.reasons)
     raise PreflightError(
-        board.name, f"measured block {name} {SCREENS} times, never validly ({'; '.join(reasons)})"
+        board.name, f"measured block {name} {SCREENS} times, never validly ({'; '.join(verdict.reasons)})"
     )
+
+
+def block_file(block: Block, target: Target, seed: int) -> Exported:
+    """The file by which a block is measured, with initial weights."""
+    return untrained_file(block.network, initial_weights(block.network, seed), kind_of(target))
