@@ -63,7 +63,7 @@ def _agreement(run: Run) -> list[str]:
     else:
         figure = f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]"
     return [
-        f"- **How well it ranks**: Kendall's tau (95 % interval) between scores under shared weights and those "
+        f"- **How well it ranks**: Kendall's tau (95 % interval) of scores under shared weights and those "
         f"of {count} random networks trained alone for {bodies[0]['epochs']} epochs each ({seconds:.0f} s of "
         f"CPU time): {figure}"
     ]
@@ -96,7 +96,7 @@ def _behind(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> list[
     if not rows:
         return []
     note = (
-        f"{len(rows)} of {len(trained)} trainings that did not begin with fresh weights. Accuracies are those "
-        "of all training behind them, ancestors' counted:"
+        f"{len(rows)} of {len(trained)} trainings that did not begin with fresh weights. Accuracies are "
+        "those of all training behind them, ancestors' counted:"
     )
     return [note, table(("trial", "parent", "weights", "own training", "with its ancestors'"), rows)]
