@@ -38,6 +38,7 @@ def inherited(rig: Rig, trial: Trial, network: Network) -> Weights | None:
 
     A trial's number: its trained weights, unchanged where the network is the same, by a morphism where one
     leads to it, as far as they fit elsewhere.  ``"supernet"``: the network's part of the shared weights.
+    It computes with PyTorch: call it while the host is busy, from one thread at a time.
 
     Args:
         rig: What the study has in use.
@@ -54,11 +55,10 @@ def inherited(rig: Rig, trial: Trial, network: Network) -> Weights | None:
     source = trial.proposal.weights_from
     if source is None:
         return None
-    with rig.host.busy():
-        if isinstance(source, int):
-            made = _from_trial(rig, source, trial, network)
-        else:
-            made = _from_supernet(rig, source, network)
+    if isinstance(source, int):
+        made = _from_trial(rig, source, trial, network)
+    else:
+        made = _from_supernet(rig, source, network)
     body: dict[str, Any] = {
         "parent": source,
         "kind": made.kind if isinstance(source, int) else "shared",
