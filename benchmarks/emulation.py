@@ -8,7 +8,11 @@ Figures (the larger of onnxruntime's and TFLite's where both are meant):
 * ``order_is_identical``: whether random candidates come out in the same order twice, idle and loaded
 * ``boot_s``: cold, to the first command; ``start_s``: from the saved state, to the first command
 * ``resident_bytes``: of QEMU after all sessions; ``idle_share``: of a core that a paused board takes
-* ``image_bytes``, ``build_s``: of the image; the build is timed with ``--build``, in a cache of its own
+* ``image_bytes``, ``build_s``: of the image; ``build_s`` is what its build took when it was built, or with
+  ``--build`` what another one takes now, in a cache of its own
+
+A virtual millisecond costs 20 to 40 ms of the host's time, so the networks take 10 and 20 ms (below, the
+kernel's timer tick shows) and sessions have few runs: what varies is between sessions, not within them.
 """
 
 from __future__ import annotations
@@ -50,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--profile", default="pi4")
     parser.add_argument("--boots", type=int, default=3, help="cold boots per state of the host (default 3)")
-    parser.add_argument("--sessions", type=int, default=4, help="sessions per boot and network (default 4)")
+    parser.add_argument("--sessions", type=int, default=10, help="sessions per network in all (default 10)")
     parser.add_argument("--candidates", type=int, default=20, help="random candidates to rank (default 20)")
-    parser.add_argument("--runs", type=int, default=12, help="timed runs of a session (default 12)")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of a session (default 3)")
     parser.add_argument("--build", action="store_true", help="time the building of the image, too")
     args = parser.parse_args(argv)
     figures = measure(args)
@@ -66,10 +70,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     board = EmulatedBoard(f"benchmark-{os.getpid()}", args.profile, say=_say)
     figures: dict[str, Any] = {"profile": args.profile, "host_load_average": os.getloadavg()[0]}
-    if args.build:
-        figures["build_s"] = _build_s(args.profile)
+    started = time.monotonic()
     try:
-        figures["image_bytes"] = sum(p.stat().st_size for p in board.image().folder.iterdir())
+        image = board.image()
+        figures["build_s"] = _build_s(args.profile) if args.build else image.build_s
+        figures["image_bytes"] = sum(p.stat().st_size for p in image.folder.iterdir())
         figures |= _starts(board)
         idle, idle_order = _medians(board, args)
         with _busy():
@@ -82,7 +87,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "cv_loaded": max(_cv(v) for v in loaded.values()),
         "ratio_shift": max(abs(_ratio(loaded, r) / _ratio(idle, r) - 1) for r in FORMATS),
         "order_is_identical": idle_order == loaded_order,
-        "sessions": args.boots * args.sessions,
+        "sessions": args.sessions,
+        "cold_boots": args.boots,
+        "runs": args.runs,
+        "wall_s": time.monotonic() - started,
         "medians": networks,
     }
 
@@ -94,7 +102,7 @@ def networks(count: int) -> dict[str, Exported]:
     drawn = [space.build(space.sample(rng)) for _ in range(max(count, 20))]
 
     drawn.sort(key=lambda network: costs(network).macs)
-    small = drawn[len(drawn) // 4]
+    small = drawn[len(drawn) // 2]
     double = min(drawn, key=lambda n: abs(costs(n).macs / costs(small).macs - 2))
     files = {}
     for runtime, file_format in FORMATS.items():
@@ -117,13 +125,13 @@ def _medians(
         board.stop()
         board.start("cold")
         with _agent(board) as agent:
-            for number in range(args.sessions):
+            for number in range(boot, args.sessions, args.boots):
                 for name in medians:
                     medians[name].append(_session(agent, name, files[name], args.runs, number))
+                _say(f"boot {boot + 1} of {args.boots}: session {number + 1} of {args.sessions} of each")
             if boot == 0:
                 for name in (name for name in files if name.startswith("candidate")):
                     ranked[name] = _session(agent, name, files[name], args.runs, 0)
-        _say(f"boot {boot + 1} of {args.boots} done")
     if figures is not None:
         figures |= _resources(board)
     return medians, sorted(ranked, key=lambda name: ranked[name])

@@ -20,8 +20,8 @@ from tests.connection_contract import ConnectionContract, receive_lines
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 HOME = "/home/pi"
-EMPTY_HOME = f"umount {HOME}/small 2> /dev/null; cd {HOME} && rm -rf -- *"
-SMALL = f"install -d -o pi {HOME}/small && mount -t tmpfs -o size=64k,mode=777 small {HOME}/small"
+EMPTY_HOME = f"busybox umount {HOME}/small 2> /dev/null; cd {HOME} && rm -rf -- *"
+SMALL = f"install -d -o pi {HOME}/small && busybox mount -t tmpfs -o size=64k,mode=777 small {HOME}/small"
 
 
 class BoardPath:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from devices.emulation.recipe import profile
 from harness.config import board_of
 from harness.host import Host
 from harness.measure import Job, measure
-from results.errors import BoardDiskFull, ConfigError, ConnectionLost, PreflightError
+from results.errors import ConfigError, PreflightError
 from results.records import Measurement, Plan, Target
 from results.statistics import latency
 from tests.fixtures_emulation import Start
@@ -111,46 +110,6 @@ def test_two_boards_go_on_from_one_saved_state(emulated_board: Start) -> None:
     )
 
 
-def test_faults_end_in_the_right_errors_and_the_board_recovers(pi4: EmulatedBoard) -> None:
-    entry = pi4.entry
-    with connect(entry) as connection:
-        assert connection.run(["true"]).returncode == 0
-        pi4.pause()
-        with pytest.raises(ConnectionLost):
-            connection.run(["true"], limit_s=1.0)
-        pi4.resume()
-        assert connection.run(["true"]).returncode == 0, "a pause breaks nothing"
-
-        pi4.fill_disk(leave_bytes=1 << 20)
-        with pytest.raises(BoardDiskFull):
-            connection.put(bytes(8 << 20), "big")
-        pi4.free_disk()
-        connection.put(bytes(8 << 20), "big")
-
-        pi4.skew_clock(-86400.0)
-        assert float(connection.run(["date", "+%s"]).stdout) == pytest.approx(time.time() - 86400, abs=60)
-
-        pi4.limit_memory(192 << 20)
-        hog = ["python3", "-c", "x = bytearray(300 << 20); print(len(x))"]
-        assert connection.run(hog, limit_s=120.0).returncode != 0
-        pi4.limit_memory(512 << 20)
-        assert connection.run(hog, limit_s=120.0).returncode == 0
-
-        pi4.cut_network()
-        with pytest.raises(ConnectionLost):
-            connection.run(["true"], limit_s=2.0)
-        pi4.mend_network()
-    with connect(entry) as connection:
-        assert connection.run(["true"], limit_s=60.0).returncode == 0
-        pi4.slow_network(0.2)
-        assert connection.run(["true"], limit_s=60.0).returncode == 0
-        pi4.mend_network()
-        before = connection.run(["cat", "/run/board/proc/sys/kernel/random/boot_id"]).stdout
-        pi4.power_cycle()
-    with connect(entry) as connection:
-        assert connection.run(["cat", "/run/board/proc/sys/kernel/random/boot_id"]).stdout != before
-
-
 def test_a_script_shows_on_the_sensors_and_in_the_session(pi4: EmulatedBoard) -> None:
     pi4.play(heat(80.0, 30.0))
     with connect(pi4.entry) as connection:
@@ -159,24 +118,6 @@ def test_a_script_shows_on_the_sensors_and_in_the_session(pi4: EmulatedBoard) ->
     conditions = measured(pi4.entry, {"tflite": FILES["tflite"]})["tflite"].sessions[0].conditions
     assert conditions.throttle_events, "the air is hotter than the board may be"
     assert conditions.clock_before_hz == profile("pi4").clocks_hz[0]
-
-
-def test_a_measurement_survives_the_end_of_qemu(pi4: EmulatedBoard) -> None:
-    states: list[str] = []
-    board = board_of(
-        pi4.entry, "a test", Host(), give_up_after_s=120.0, on_state=lambda name, state: states.append(state)
-    )
-    wanted = job("onnxruntime", pi4.name)
-    killer = threading.Timer(0.5, pi4.power_cut)
-    try:
-        assert board.facts.runtimes.keys() == FILES.keys()
-        killer.start()
-        assert len(measure(board, wanted).sessions) == 1
-        assert [state for state in states if state.startswith("offline")], "it was away in between"
-        assert states[-1] == "online"
-    finally:
-        killer.join()
-        board.close()
 
 
 def test_a_study_pauses_and_stops_what_it_started(pi4: EmulatedBoard) -> None:

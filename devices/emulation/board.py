@@ -104,7 +104,8 @@ class EmulatedBoard:
         Boards whose process has gone without stopping them are ended first.
 
         Args:
-            how: ``state``: goes on from a saved state, ready in seconds; ``cold``: boots.
+            how: ``state``: goes on from a saved state, ready in seconds; ``cold``: boots, with the disk that
+                it had if its plug was pulled.
             port: Port on this host that leads to it; by default the one it had, or a free one.
             outlives_us: Whether it stays when this process has ended; one that ran already does.
 
@@ -122,12 +123,13 @@ class EmulatedBoard:
                 self.machine.resume()
                 return self._entry(image)
             self.machine.kill()
-            chosen = port or self._known_port() or machine.free_port()
-            self._write(port=chosen, key=key_of(image, self.hardware))
+            chosen, key = port or self._known_port() or machine.free_port(), key_of(image, self.hardware)
+            keeps_disk = how == "cold" and self._known("cut") is True and self._known("key") == key
+            self._write(port=chosen, key=key)
             if not outlives_us:
                 self._ownership.take()
             try:
-                self._start(image, how, chosen)
+                self._start(image, how, chosen, keeps_disk)
                 self._settle(image)
             except BaseException:
                 self.machine.kill()
@@ -206,17 +208,13 @@ class EmulatedBoard:
 
     def power_cut(self) -> None:
         """Pulls the plug: what was not on the disk is lost; ``start("cold")`` boots it again."""
-        self.machine.kill()
+        self.machine.quit()
+        self._write(port=self.port, key=self._known("key"), cut=True)
 
     def power_cycle(self) -> None:
-        """Resets it as a power switch would, and returns when it answers again."""
-        image = self.image()
-        with self.machine.qmp() as qmp:
-            qmp.execute("system_reset")
-            qmp.execute("cont")
-        # The reset has cut the old server's connections; a banner is the new one's.
-        self.machine.wait_for_ssh(self.port, BOOT_LIMIT_S)
-        self._settle(image)
+        """Takes its power away and gives it back, and returns when it answers again."""
+        self.power_cut()
+        self.start("cold")
 
     def limit_memory(self, size_bytes: int) -> None:
         """Takes memory from it, down to ``size_bytes``; its full size gives all back."""
@@ -292,14 +290,15 @@ class EmulatedBoard:
 
     # ------------------------------------------------------------------ inside
 
-    def _start(self, image: Image, how: Start, port: int) -> None:
+    def _start(self, image: Image, how: Start, port: int, keeps_disk: bool) -> None:
         disk = self.folder / "disk.qcow2"
         label = machine.label_of(self.hardware, qemu_version(image.recipe.emulator))
         if how == "cold":
             image.check()
             initrd = looks.first_files(image, self.hardware.profile, self.hardware.cpus)
             (self.folder / "initrd").write_bytes(initrd)
-            overlay(image.disk, disk)
+            if not keeps_disk:
+                overlay(image.disk, disk)
             self.machine.start(self.hardware, image.kernel, disk, port, label=label)
         else:
             state = saved_state(image, self.hardware, self._say)

@@ -82,6 +82,14 @@ class Image:
         """The boards' public host key: algorithm and base64."""
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
 
+    @property
+    def build_s(self) -> float | None:
+        """How long its build took; None if that is not known."""
+        try:
+            return float(json.loads((self.folder / "build.json").read_text())["build_s"])
+        except (OSError, ValueError, KeyError):
+            return None
+
     def check(self) -> None:
         """Compares every file with the hash that it had when it was built.
 
@@ -146,7 +154,9 @@ def build(recipe: Recipe, finish: Callable[[Image, Say], None], say: Say, *, reb
             image = _Build(recipe, work, say).run(lock, finish)
         finally:
             clear(work, work / FIRST)
-        say(f"built {recipe.title} in {time.monotonic() - started:.0f} s")
+        build_s = time.monotonic() - started
+        (image.folder / "build.json").write_text(json.dumps({"build_s": build_s}) + "\n")
+        say(f"built {recipe.title} in {build_s:.0f} s")
         return image
 
 

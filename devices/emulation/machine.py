@@ -22,7 +22,7 @@ from typing import Literal
 from devices.emulation.host_programs import find
 from devices.emulation.qmp import Qmp
 from devices.emulation.recipe import Profile, Recipe
-from results.errors import BoardDiskFull, ConnectionLost, PreflightError
+from results.errors import BoardDiskFull, BoardError, ConnectionLost, PreflightError
 
 HOST = "127.0.0.1"
 Clock = Literal["virtual", "wall"]
@@ -204,13 +204,24 @@ class Machine:
                 time.sleep(0.02)
         raise ConnectionLost(self.name, f"QEMU could not save the board's state to {path}: {status}")
 
+    def quit(self) -> None:
+        """Pulls the board's plug: its disk has what was written there; does nothing if it does not run."""
+        # QEMU itself goes in good order, for it holds back parts of the disk's file that a kill would lose.
+        with contextlib.suppress(BoardError), self.qmp() as qmp:
+            qmp.execute("quit")
+            self._await_end()
+        self.kill()
+
     def kill(self) -> None:
-        """Ends QEMU at once, as if the plug were pulled; does nothing if it does not run."""
+        """Ends QEMU at once, and its disk is of no use any more; does nothing if it does not run."""
         pid = self.pid
         if pid is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+        self._await_end()
+
+    def _await_end(self) -> None:
         deadline = time.monotonic() + _END_LIMIT_S
         while self.is_alive and time.monotonic() < deadline:
             time.sleep(0.01)
