@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--training-seeds", type=int, default=2, help="trainings of the cell found (default 2)"
     )
-    parser.add_argument("--epochs", type=int, default=8, help="of each training (default 8)")
-    parser.add_argument("--search-epochs", type=int, default=30, help="of the search (default 30)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each training (default 5)")
+    parser.add_argument("--search-epochs", type=int, default=40, help="of the search (default 40)")
     parser.add_argument("--latency-weight", type=float, default=0.1)
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--cells", type=int, default=1, help="per stage (default 1)")
@@ -142,7 +142,12 @@ def _median_s(measurement: Measurement) -> float:
 
 
 def _search(args: argparse.Namespace, task: Task, blocks: CellBlocks, times_s: dict[str, float]) -> Found:
-    plan = SearchPlan(method=args.method, epochs=args.search_epochs, latency_weight=args.latency_weight)
+    plan = SearchPlan(
+        method=args.method,
+        epochs=args.search_epochs,
+        warmup=args.search_epochs // 4,
+        latency_weight=args.latency_weight,
+    )
     return search_cells(
         blocks,
         task,
