@@ -1,6 +1,6 @@
-"""Does Boardwise measure what an independent tool measures?  One file by both, in turns, on this machine.
+"""Does Boardwise measure what an independent tool measures?  One file by both, in turns, on one machine.
 
-``python -m benchmarks.agreement [--json FILE] [--repetitions 20] [--runtime onnxruntime] [--runtime tflite]``
+``python -m benchmarks.agreement [--json FILE] [--repetitions 20] [--runtime NAME] [--emulated pi4]``
 
 The other tool is a plain loop in a fresh ``python`` process that knows nothing of Boardwise: onnxruntime or
 the TFLite interpreter, one thread, on the same CPU, a warm-up and then single timed calls.  A repetition is
@@ -9,6 +9,9 @@ since sessions of one agent share an address layout and so one error; the ratio 
 interval are those of the product's own comparison.  Wanted: medians within 3 %, and an interval that contains
 1 in at least 90 % of the repetitions.  A busy machine is said, not averaged: the share of sessions on which
 Boardwise remarks other work is part of the output.
+
+``--emulated`` does the same on an emulated board in virtual time, where nothing but the tools themselves can
+make a difference; wanted: within 0.5 %.
 
 TFLite's own ``benchmark_model`` is in no package of the index: ``litert-cli`` fetches it from elsewhere when
 it is first used.
@@ -19,15 +22,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from devices.agent_client import AgentClient
+from devices.connection import Connection
+from devices.device import DeviceEntry, connect
+from devices.emulation.board import EmulatedBoard
 from devices.local import LocalConnection
 from harness.export import Exported, export
 from results.comparison import compare
@@ -40,10 +48,13 @@ from tests.fixtures_results import make_measurement, make_session
 
 PAIRS = 6
 PLAN = Plan("agreement", sessions=(PAIRS, PAIRS), agents=PAIRS, session_s=0.2, warmup_s=0.1, min_runs=50)
+PACKAGES = {"onnxruntime": "onnxruntime-", "tflite": "ai-edge-litert-"}
 LOOP = """
 import json, os, sys, time
 import numpy as np
-path, cpus, warmup_s, session_s = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+path, cpus, warmup_s, session_s, package = sys.argv[1], *map(json.loads, sys.argv[2:5]), sys.argv[5]
+if package:
+    sys.path.insert(0, package)
 os.sched_setaffinity(0, cpus)
 if path.endswith(".onnx"):
     import onnxruntime
@@ -72,35 +83,59 @@ print(json.dumps(times))
 
 
 class Both:
-    """A file in the hands of both tools."""
+    """A file in the hands of both tools, through one connection.
 
-    def __init__(self, connection: LocalConnection, file: Exported, target: Target, folder: Path) -> None:
-        self.connection, self.file, self.target = connection, file, target
-        self.path = folder / f"model.{target.file_format}"
-        self.path.write_bytes(file.data)
+    Args:
+        connection: To the machine.
+        entry: The device.
+        file: What both run.
+        target: How Boardwise runs it.
+    """
+
+    def __init__(self, connection: Connection, entry: DeviceEntry, file: Exported, target: Target) -> None:
+        self.connection, self.entry, self.file, self.target = connection, entry, file, target
+        self.path = f"agreement.{target.file_format}"
         self.remarked: list[bool] = []
         with self.agent() as agent:
             agent.put(file.artifact.sha256, file.data)
             self.cpus = agent.session(file.artifact, target, PLAN).ran_on.cpus
-            self.board_cpus = agent.probe().cpus
+            self.facts = agent.probe()
+        connection.put(file.data, self.path)
+        self.package = self._package()
 
     def agent(self) -> AgentClient:
         """A freshly started agent."""
-        return AgentClient.start(self.connection, python=sys.executable, holder="benchmarks.agreement")
+        return AgentClient.start(
+            self.connection,
+            python=self.entry.python,
+            directory=self.entry.directory,
+            holder="benchmarks.agreement",
+        )
+
+    def _package(self) -> str:
+        """Folder of the runtime where the machine's own Python has none."""
+        folder = f"{self.entry.directory}/1/runtimes"
+        names = self.connection.run(["ls", folder]).stdout.decode().split()
+        wanted = {"onnxruntime": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite")}[
+            self.target.runtime
+        ]
+        found = [name for name in names if name.replace("-", "_").startswith(wanted)]
+        return f"{folder}/{found[0]}" if found else ""
 
     def ours(self, number: int, seed: int) -> Session:
         """A session of a fresh agent."""
         with self.agent() as agent:
             result = agent.session(self.file.artifact, self.target, PLAN, agent=number, seed=seed)
-        self.remarked.append(bool(busy_remarks(result.session, self.board_cpus, 1)))
+        self.remarked.append(bool(busy_remarks(result.session, self.facts.cpus, 1)))
         return result.session
 
     def loop(self, number: int) -> Session:
         """What the plain loop timed, as a record."""
-        arguments = [str(self.path), json.dumps(self.cpus), str(PLAN.warmup_s), str(PLAN.session_s)]
-        done = subprocess.run(
-            [sys.executable, "-c", LOOP, *arguments], capture_output=True, text=True, check=True, timeout=120
-        )
+        numbers = [json.dumps(each) for each in (self.cpus, PLAN.warmup_s, PLAN.session_s)]
+        command = [self.entry.python, "-c", LOOP, self.path, *numbers, self.package]
+        done = self.connection.run(command, limit_s=600.0)
+        if done.returncode:
+            raise SystemExit(done.stderr.decode(errors="replace"))
         return make_session(json.loads(done.stdout.splitlines()[-1]), agent=number)
 
     def repetition(self, rng: np.random.Generator) -> Interval:
@@ -118,18 +153,33 @@ class Both:
         return compare(looped, measured).ratio
 
 
-def agreement(runtime: str, repetitions: int, seed: int) -> dict[str, Any]:
+@contextmanager
+def machine(emulated: str) -> Iterator[tuple[Connection, DeviceEntry]]:
+    """This machine, or an emulated board of a profile, with a connection."""
+    if not emulated:
+        with tempfile.TemporaryDirectory() as folder:
+            entry = DeviceEntry("here", "local", python=sys.executable)
+            with LocalConnection("here", home=Path(folder)) as connection:
+                yield connection, entry
+        return
+    board = EmulatedBoard(f"agreement-{os.getpid()}", emulated, say=lambda text: print(text, file=sys.stderr))
+    try:
+        entry = board.start("state")
+        with connect(entry) as connection:
+            yield connection, entry
+    finally:
+        board.remove()
+
+
+def agreement(runtime: str, repetitions: int, seed: int, emulated: str) -> dict[str, Any]:
     """Figures of one runtime."""
     rng = np.random.default_rng(seed)
     space = Space(input_shape=(3, 64, 64), classes=10)
     network = space.build(space.sample(rng))
     target = Target("here", runtime)
     file = export(network, initial_weights(network, 0), target.file_format)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalConnection("here", home=Path(folder)) as connection,
-    ):
-        both = Both(connection, file, target, Path(folder))
+    with machine(emulated) as (connection, entry):
+        both = Both(connection, entry, file, target)
         found = [both.repetition(rng) for _ in range(repetitions)]
     return {
         "ratio": float(np.exp(np.mean([math.log(one.value) for one in found]))),
@@ -145,11 +195,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Boardwise against a plain loop, in turns, on this machine.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--emulated", default="", metavar="PROFILE", help="on an emulated board instead")
     parser.add_argument("--runtime", action="append", choices=("onnxruntime", "tflite"))
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     runtimes = args.runtime or ["onnxruntime", "tflite"]
-    figures = {name: agreement(name, args.repetitions, args.seed) for name in runtimes}
+    figures = {name: agreement(name, args.repetitions, args.seed, args.emulated) for name in runtimes}
     for name, found in figures.items():
         print(
             f"{name}: Boardwise's median / the loop's: {found['ratio']:.4f}; interval contains 1 in "
