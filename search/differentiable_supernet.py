@@ -59,6 +59,7 @@ class MixedNetwork(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(self._cell(blocks, stage) for _ in range(blocks.cells)) for stage in STAGES
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _module(self, network: Network) -> nn.Module:
         return to_module(network, initial_weights(network, next(self._seeds)))
