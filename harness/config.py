@@ -22,6 +22,7 @@ from harness.energy import MeterSeat
 from harness.evaluate import Rig
 from harness.host import Host
 from harness.progress import Watcher
+from harness.speedups import check
 from harness.study import Named, Study
 from results.codec import digest, from_json, to_json
 from results.errors import BoardError, ConfigError, StoreError, unknown_name
@@ -76,11 +77,11 @@ def _space_kind(name: str) -> type[Any]:
 
 def strategy_of(study: Study, space: SearchSpace) -> Strategy:
     """A fresh strategy for a study."""
-    kind = plugins.load("strategies", study.strategy.name).Strategy
-    _check_options(kind, study.strategy, "strategy")
-    strategy: Strategy = kind(
-        space, study.problem, fidelity=study.fidelity, seed=study.seed, **study.strategy.options
-    )
+    name, _, sampler = study.strategy.name.partition(":")  # optuna:TPESampler
+    options = dict(study.strategy.options) | ({"sampler": sampler} if sampler else {})
+    kind = plugins.load("strategies", name).Strategy
+    _check_options(kind, Named(name, options), "strategy")
+    strategy: Strategy = kind(space, study.problem, fidelity=study.fidelity, seed=study.seed, **options)
     return strategy
 
 
@@ -260,10 +261,11 @@ def open_rig(
     """Everything a study needs while it runs; what was opened is closed however it ends."""
     check_devices(study, lab)
     task = task_of(study)
+    check(study.speedups, task, pretrains=study.pretraining is not None)
     space = space_of(study, task)
     host = Host()
     with ExitStack() as stack:
-        pool = TrainingPool(study.workers)
+        pool = TrainingPool(study.workers, coming=(study.task.name, study.task.options))
         stack.callback(pool.close)
         host.set_background(pool)
         boards = {}

@@ -31,7 +31,7 @@ from harness.trainings import TRAINING, SharedTrainings, training_key
 from results.blobs import name_of
 from results.codec import from_json, to_json
 from results.errors import ArchitectureError, CandidateError
-from results.fidelity import is_full, levels, was_stopped
+from results.fidelity import is_full, levels
 from results.front import own_limits
 from results.records import Evaluation, Limit, Measurement, Option, Plan, Score, State, Target, Trial
 from results.statistics import Spread, decide, judge, value
@@ -102,6 +102,7 @@ class Progressing:
     learning_curve: tuple[float, ...] = ()
     checkpoint: str | None = None
     training_s: float = 0.0
+    stopped: bool = False
 
     def evaluation(self, state: State, error: str | None = None) -> Evaluation:
         """The trial in its final state."""
@@ -115,6 +116,7 @@ class Progressing:
             checkpoint=self.checkpoint,
             training_s=self.training_s,
             error=error,
+            stopped=self.stopped,
         )
 
 
@@ -267,9 +269,11 @@ class Evaluator:
         return self._may_be_on_a_front(known)
 
     def _may_be_on_a_front(self, known: Progressing) -> bool:
+        if not self.rig.study.speedups.names:
+            return True
         asked = [from_json(Trial, r.body["trial"]) for r in self.rig.run.records("asked")]
         level = levels(asked)[known.trial.number]
-        return is_full(level, self.rig.study.fidelity) and not was_stopped(known.evaluation("complete"))
+        return is_full(level, self.rig.study.fidelity) and not known.stopped
 
     def _train(self, known: Progressing, network: Network) -> Weights:
         body, weights = self.rig.run.get("trained", str(known.trial.number)), None
@@ -281,6 +285,7 @@ class Evaluator:
         known.learning_curve = tuple(body["learning_curve"])
         known.checkpoint = body["checkpoint"]
         known.training_s = body["training_s"]
+        known.stopped = "stopped" in body
         return weights
 
     def _trained(self, known: Progressing, network: Network) -> tuple[dict[str, Any], Weights | None]:
@@ -323,7 +328,7 @@ class Evaluator:
         self, known: Progressing, job: TrainingJob, extra: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Weights]:
         """Trains and stores what came out; the proof of the files need not wait until that is durable."""
-        with self._torch:
+        with self.rig.host.busy(), self._torch:
             job = replace(job, weights=inherited(self.rig, known.trial, job.network))
         watch = TrainingWatch(known.evaluation("complete"), self.rig.watcher, self._stopping)
         started = time.monotonic()

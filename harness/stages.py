@@ -20,6 +20,7 @@ from harness.pretrain import pretrain
 from harness.prove import score_on_board
 from harness.reference import reference
 from harness.relaxation import informed
+from harness.speedups import accelerated
 from results import plots, report, table
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError
@@ -27,6 +28,7 @@ from results.evaluations import evaluations
 from results.records import Evaluation, Measurement, Plan, Target
 from results.statistics import judge, spread
 from results.store import Run
+from search.learning_curve_stopping import StopsEarly
 from search.network import initial_weights
 from search.strategy import Strategy
 from search.training import evaluate
@@ -61,7 +63,7 @@ def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
     """All stages, one after the other; each result is stored as it comes."""
     prepare(rig)
     pretrain(rig)
-    search(rig, informed(rig, strategy))
+    search(rig, accelerated(rig.study.speedups, informed(rig, strategy), candidates=rig.study.trials))
     try:
         confirm(rig)
     except PreflightError:
@@ -120,14 +122,16 @@ def board_time_s(measurement: Measurement) -> float:
 
 def search(rig: Rig, strategy: Strategy) -> None:
     """Asks, evaluates and tells until the study's trials are done."""
-    rig.watcher.stage(f"search: {rig.study.trials} trials, strategy {rig.study.strategy.name}")
+    speedups = rig.study.speedups
+    used = f", speed-ups: {', '.join(speedups.names)}" if speedups.names else ""
+    rig.watcher.stage(f"search: {rig.study.trials} trials, strategy {rig.study.strategy.name}{used}")
     started = time.monotonic()
     loop = Loop(
         rig.run,
         rig.space,
         strategy,
-        Evaluator(rig).evaluate,
-        trials=rig.study.trials,
+        Evaluator(rig, strategy if isinstance(strategy, StopsEarly) else None).evaluate,
+        trials=speedups.trainings(rig.study.trials),
         in_flight=rig.study.in_flight,
         busy=rig.host.busy,
         abort=rig.abort,

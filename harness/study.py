@@ -15,6 +15,7 @@ from typing import Any, cast
 from harness.pretrain_plan import Pretraining, pretraining_of
 from harness.quantities import PER_TARGET, QUANTITIES, parse_limit
 from harness.quantization import METHODS, CalibrationPlan, Method
+from harness.speedups import Speedups, speedups_of
 from harness.study_choices import Choices, choices_of
 from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Plan, Problem, Target
@@ -90,6 +91,7 @@ class Study:
         calibration: How int8 files get their ranges.
         choices: What is decided per trial beside the network.
         pretraining: Supernet that is trained before the search; None for none.
+        speedups: What makes trainings fewer, shorter or begin further on.
         source: The file as a dictionary, for the store.
     """
 
@@ -114,6 +116,7 @@ class Study:
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     choices: Choices = field(default_factory=Choices)
     pretraining: Pretraining | None = None
+    speedups: Speedups = field(default_factory=Speedups)
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -169,6 +172,10 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     choices, chosen_limits = choices_of(space, targets, limits)
     limits += chosen_limits
     workers = training.take_count("workers", 2)
+    fidelity = Fidelity(
+        epochs=training.take_count("epochs", 10),
+        subset=training.take_number("subset", 1.0, low=0.001, high=1.0),
+    )
     objective = top.take_name("objective", QUANTITIES, "latency_p90")
     # What decides which trials are wanted must be known of every trial.
     by_energy = "energy" in (objective, *(limit.metric.name for limit in limits))
@@ -180,10 +187,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         task=_named(top.table("task")),
         space=_named(space),
         strategy=_named(top.table("strategy")),
-        fidelity=Fidelity(
-            epochs=training.take_count("epochs", 10),
-            subset=training.take_number("subset", 1.0, low=0.001, high=1.0),
-        ),
+        fidelity=fidelity,
         workers=workers,
         in_flight=training.take_count("in_flight", 2 * workers),
         training_limit_s=training.take_number("time_limit_s", 3600.0, low=1.0),
@@ -201,6 +205,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         ),
         choices=choices,
         pretraining=pretraining_of(top.table("pretrain")) if "pretrain" in values else None,
+        speedups=speedups_of(top.take("speedups", list, []), fidelity, where),
         source=dict(values),
     )
     for settings in (top, training, measurement, calibration):

@@ -8,7 +8,8 @@ from typing import Any
 
 from results.codec import from_json
 from results.errors import StoreError
-from results.records import Artifact, Evaluation, Measurement, Option, Problem, Score, Target, Trial
+from results.fidelity import is_full, levels
+from results.records import Artifact, Evaluation, Fidelity, Measurement, Option, Problem, Score, Target, Trial
 from results.store import Record, Run
 
 
@@ -30,6 +31,7 @@ class TrialRecords:
         learning_curve: Validation score after each epoch.
         checkpoint: Hash of the trained weights.
         training_s: CPU time of the training.
+        stopped: Forecast for which the training was ended early, or None.
         exported: Trained files, by ``<format>-<precision>``.
         confirmed: By target name, with trained weights over fresh agents.
         refuted: Why a trained file could not be confirmed, by target name.
@@ -50,6 +52,7 @@ class TrialRecords:
     learning_curve: tuple[float, ...] = ()
     checkpoint: str | None = None
     training_s: float = 0.0
+    stopped: Mapping[str, Any] | None = None
     exported: dict[str, Artifact] = field(default_factory=dict)
     confirmed: dict[str, Measurement] = field(default_factory=dict)
     refuted: dict[str, str] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class TrialRecords:
             checkpoint=self.checkpoint,
             training_s=self.training_s,
             error=self.error,
+            stopped=self.stopped is not None,
         )
 
 
@@ -143,6 +147,25 @@ def evaluations(run: Run) -> list[Evaluation]:
     return [known.evaluation() for known in history(run).trials if known.state != "pending"]
 
 
+def full_fidelity(known: History) -> Fidelity | None:
+    """The study's full training; None where a run does not say."""
+    said = known.config.get("fidelity")
+    return from_json(Fidelity, said) if said else None
+
+
+def fully_trained(known: History) -> set[int]:
+    """Numbers of the complete trials of the full level: others are never ranked with them."""
+    full = full_fidelity(known)
+    reached = levels(t.trial for t in known.trials)
+    return {
+        t.trial.number
+        for t in known.trials
+        if t.state == "complete"
+        and (full is None or is_full(reached[t.trial.number], full))
+        and t.stopped is None
+    }
+
+
 def _measured(known: TrialRecords, record: Record, rest: str) -> None:
     target = rest.rsplit("/", 2)[0]
     known.measurements[target] = from_json(Measurement, record.body["measurement"])
@@ -159,6 +182,7 @@ def _trained(known: TrialRecords, record: Record, _: str) -> None:
     known.learning_curve = tuple(float(x) for x in body["learning_curve"])
     known.checkpoint = body["checkpoint"]
     known.training_s = float(body["training_s"])
+    known.stopped = body.get("stopped")
 
 
 def _exported(known: TrialRecords, record: Record, rest: str) -> None:

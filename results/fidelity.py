@@ -49,16 +49,22 @@ class Agreement:
 def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
     """Fidelity of each trial by its number, with the epochs counted that its weights had before.
 
-    Epochs count where they were of the same subset, width and resolution; a supernet's never do.  A parent
-    that is not among the trials adds none.
+    Epochs count where they were of the same subset, width and resolution: all of them where the network is
+    the same (a promotion); of another network that it grew from, at most as many as it was trained itself,
+    which is what inherited weights are worth at best.  A supernet's never do.  A parent that is not among the
+    trials adds none.
     """
     found: dict[int, Fidelity] = {}
-    for trial in sorted(trials, key=lambda t: t.number):
-        own, parent = trial.proposal.fidelity, trial.proposal.weights_from
+    by_number = {trial.number: trial.proposal for trial in trials}
+    for number, proposal in sorted(by_number.items()):
+        own, parent = proposal.fidelity, proposal.weights_from
         before = found.get(parent) if isinstance(parent, int) else None
-        if before is not None and replace(before, epochs=own.epochs) == own:
-            own = replace(own, epochs=own.epochs + before.epochs)
-        found[trial.number] = own
+        if isinstance(parent, int) and before is not None and replace(before, epochs=own.epochs) == own:
+            same = by_number[parent].architecture == proposal.architecture
+            own = replace(
+                own, epochs=own.epochs + (before.epochs if same else min(before.epochs, own.epochs))
+            )
+        found[number] = own
     return found
 
 
@@ -67,18 +73,13 @@ def is_full(level: Fidelity, full: Fidelity) -> bool:
     return replace(level, epochs=full.epochs) == full and level.epochs >= full.epochs
 
 
-def was_stopped(evaluation: Evaluation) -> bool:
-    """Whether the training was ended before its last epoch, so that its accuracy is that of another level."""
-    return 1 < len(evaluation.learning_curve) < evaluation.trial.proposal.fidelity.epochs
-
-
 def agreements(evaluations: Iterable[Evaluation]) -> list[Agreement]:
     """Rank correlation of validation accuracies between each two levels that follow each other.
 
     Of networks that were trained at both, wherever there are some; trainings that were ended early are left
     out.  In order of falling number of networks.
     """
-    complete = [e for e in evaluations if e.state == "complete" and not was_stopped(e)]
+    complete = [e for e in evaluations if e.state == "complete" and not e.stopped]
     reached = levels(e.trial for e in complete)
     scores: dict[Architecture, dict[Fidelity, float]] = {}
     for evaluation in complete:

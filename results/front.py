@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from results import energy
-from results.evaluations import History, TrialRecords
+from results.evaluations import History, TrialRecords, fully_trained
 from results.pareto import Fronts, fronts
 from results.records import Evaluation, Interval, Limit, Measurement, Metric, Problem, Target
 from results.statistics import decide, judge, value
@@ -88,11 +88,12 @@ def own_limits(problem: Problem, target: Target) -> tuple[Limit, ...]:
 
 
 def candidates(history: History, target: str) -> list[Candidate]:
-    """Trained trials that were measured on a target and not refuted, within the limits or not."""
+    """Fully trained trials that were measured on a target and not refuted, within the limits or not."""
     found = []
+    full = fully_trained(history)
     for known in history.trials:
         measurement = known.confirmed.get(target) or known.measurements.get(target)
-        if known.state != "complete" or measurement is None or target in known.refuted:
+        if known.trial.number not in full or measurement is None or target in known.refuted:
             continue
         evaluation = known.evaluation()
         evaluation = replace(evaluation, measurements={**evaluation.measurements, target: measurement})

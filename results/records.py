@@ -441,6 +441,8 @@ class Evaluation:
         checkpoint: Hash of the trained weights in the store, or None.
         training_s: CPU time of the training.
         error: Why it failed.
+        stopped: Whether the training was ended as hopeless; accuracy is that of the epoch then, which may not
+            be ranked with those of whole trainings.
     """
 
     trial: Trial
@@ -452,3 +454,4 @@ class Evaluation:
     checkpoint: str | None = None
     training_s: float = 0.0
     error: str | None = None
+    stopped: bool = False

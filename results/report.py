@@ -19,10 +19,12 @@ from results.front import Candidate, candidates, limits_of
 from results.markdown import table
 from results.records import Limit, Option, Target
 from results.relaxation_report import relaxation
+from results.speedups import speedups
 from results.statistics import judge
 from results.store import Run
 from results.table import closest_table, describe, iso, pareto_table
 from results.units import show, words
+from results.weight_sharing import weight_sharing
 
 SHOWN_MEMBERS = 12
 SHOWN_CLOSEST = 5
@@ -47,7 +49,7 @@ def write_report(run: Run, folder: Path) -> Path:
     path = folder / "report.md"
     new = folder / f".report.md.{uuid.uuid4().hex}"
     bodies = ([r.body for r in run.records(kind)] for kind in ("finished", "pretrained"))
-    text = report(history(run), *bodies)
+    text = report(history(run), *bodies, sharing=weight_sharing(run))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         new.write_text(text, encoding="utf-8")
@@ -59,13 +61,17 @@ def write_report(run: Run, folder: Path) -> Path:
 
 
 def report(
-    known: History, finished: Sequence[Mapping[str, Any]] = (), pretrained: Sequence[Mapping[str, Any]] = ()
+    known: History,
+    finished: Sequence[Mapping[str, Any]] = (),
+    pretrained: Sequence[Mapping[str, Any]] = (),
+    *,
+    sharing: Sequence[str] = (),
 ) -> str:
     """The report as Markdown, from records that were read already."""
     sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
-    sections += [*deployments(known), *relaxation(known, pretrained)]
+    sections += [*deployments(known), *relaxation(known, pretrained), *speedups(known), *sharing]
     return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
 
 
@@ -288,4 +294,10 @@ def _provenance(known: History) -> list[str]:
         lines.append(f"- From {iso(min(times))} to {iso(max(times))}")
     credits = config.get("task", {}).get("credits") or []
     lines += [f"- Data: {text}" for text in ([credits] if isinstance(credits, str) else credits)]
+    normalisation = config.get("task", {}).get("normalisation")
+    if normalisation:
+        mean, std = (", ".join(f"{x:.6g}" for x in normalisation[name]) for name in ("mean", "std"))
+        lines.append(
+            f"- The models take `(value - mean) / std` per channel of the stored values: mean {mean}; std {std}"
+        )
     return ["## Provenance", "\n".join(lines)]

@@ -13,7 +13,8 @@ import pandas as pd
 from results import energy, loading
 from results.conditions import summary
 from results.errors import StoreError
-from results.evaluations import History, TrialRecords, history
+from results.evaluations import History, TrialRecords, fully_trained, history
+from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
 from results.records import Evaluation, Interval, Measurement, Metric, Option, Score, Target
 from results.statistics import (
@@ -60,7 +61,10 @@ def trials(run: Run) -> pd.DataFrame:
 
 def trials_table(known: History) -> pd.DataFrame:
     """As :func:`trials`, from records that were read already."""
-    return _frame([_trial_row(trial, known) for trial in known.trials])
+    reached = _levels(known)
+    return _frame(
+        [_trial_row(trial, known) | {"level": reached.get(trial.trial.number)} for trial in known.trials]
+    )
 
 
 def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
@@ -82,6 +86,8 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
     return row | {
         "epochs": proposal.fidelity.epochs,
         "subset": proposal.fidelity.subset,
+        "width": proposal.fidelity.width,
+        "resolution": proposal.fidelity.resolution,
         "weights_from": proposal.weights_from,
         "training_s": trial.training_s if trial.accuracy else None,
         "asked_at": iso(trial.asked_at),
@@ -89,6 +95,19 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
         "graph": trial.graph,
         "error": trial.error,
     }
+
+
+def _levels(known: History) -> dict[int, str]:
+    """Of each trained trial whether it may be ranked: ``full``, or at which lower level its accuracy is."""
+    full, reached = fully_trained(known), levels(t.trial for t in known.trials)
+    names = {}
+    for trial in known.trials:
+        number = trial.trial.number
+        if trial.state == "complete":
+            ended = f"ended after {len(trial.learning_curve)} epochs"
+            lower = ended if trial.stopped else describe_fidelity(reached[number])
+            names[number] = "full" if number in full else lower
+    return names
 
 
 def _target_columns(trial: TrialRecords, known: History, target: Target) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from results.errors import ConfigError
-from results.fidelity import is_full, levels, was_stopped
+from results.fidelity import is_full, levels
 from results.records import Evaluation, Fidelity, Interval, Problem, Proposal, Score, Trial
 from results.statistics import value, violation
 from search import strategy
@@ -73,7 +73,7 @@ class StopsEarly(strategy.Strategy):
     def tell(self, evaluation: Evaluation) -> None:
         """Tells the strategy within, of an ended training with the accuracy that it would have reached."""
         told = evaluation
-        if was_stopped(evaluation):
+        if evaluation.stopped:
             forecast = self.forecast(evaluation, evaluation.learning_curve)
             if forecast is not None:
                 told = replace(evaluation, accuracy=_modelled(evaluation, forecast.ends.value))
@@ -128,7 +128,7 @@ class StopsEarly(strategy.Strategy):
 
 
 def _is_whole(evaluation: Evaluation) -> bool:
-    return evaluation.state == "complete" and "fp32" in evaluation.accuracy and not was_stopped(evaluation)
+    return evaluation.state == "complete" and "fp32" in evaluation.accuracy and not evaluation.stopped
 
 
 def _bar(evaluation: Evaluation, whole: Sequence[Evaluation], problem: Problem) -> float | None:

@@ -1,0 +1,240 @@
+"""What the speed-ups of a study saved, and what they risked.
+
+Savings are estimates: what was not trained has no time of its own.  A full training of a network is taken to
+cost its own seconds per epoch times the full number of epochs, or the mean of the full trainings where it was
+only trained smaller.  The risk of a training that never came to its end is the probability that it would have
+ended above everything that costs no more: of one that was ended early, by its curve (stored with it); of one
+that was not promoted, by the gains of those that were, taken as normal on the scale of log odds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from results.evaluations import History, TrialRecords, full_fidelity
+from results.fidelity import Agreement, agreements, describe_fidelity, is_full, levels
+from results.markdown import table
+from results.records import Architecture, Evaluation, Fidelity, Problem, Score
+from results.statistics import value, violation
+
+LEAST_GAINS = 3
+"""Promoted networks from which on the gain of a promotion is known."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What one speed-up did.
+
+    Attributes:
+        name: As the study names it.
+        trainings: Number of trainings that it shortened or made unnecessary.
+        saved_s: CPU seconds that they would have taken, estimated.
+        lost: Probability of each that it would have reached the front; None where that is not known.
+    """
+
+    name: str
+    trainings: int
+    saved_s: float
+    lost: tuple[float, ...] | None
+
+    @property
+    def any_lost(self) -> float | None:
+        """Probability that at least one better candidate was lost, were they independent."""
+        if self.lost is None:
+            return None
+        return 1.0 - math.prod(1.0 - p for p in self.lost)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A trained trial with the level that it reached."""
+
+    known: TrialRecords
+    evaluation: Evaluation
+    level: Fidelity
+    full: bool
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.known.trial.proposal.architecture
+
+    @property
+    def epoch_s(self) -> float:
+        return self.known.training_s / max(1, len(self.known.learning_curve))
+
+
+def savings(known: History) -> list[Saving]:
+    """What each speed-up that left a trace saved; empty for a plain search."""
+    full = full_fidelity(known)
+    if full is None:
+        return []
+    trained = _trained(known, full)
+    found = [_ended(known), _not_promoted(known, trained, full), _inherited(trained, full)]
+    return [saving for saving in found if saving.trainings]
+
+
+def _trained(known: History, full: Fidelity) -> list[_Trained]:
+    reached = levels(t.trial for t in known.trials)
+    complete = [(t, t.evaluation()) for t in known.trials if t.state == "complete" and "fp32" in t.accuracy]
+    return [
+        _Trained(t, e, reached[t.trial.number], is_full(reached[t.trial.number], full) and not e.stopped)
+        for t, e in complete
+    ]
+
+
+def _ended(known: History) -> Saving:
+    bodies = [t.stopped for t in known.trials if t.stopped]
+    saved_s = sum(float(body["saved_s"]) for body in bodies)
+    return Saving("learning_curves", len(bodies), saved_s, tuple(float(b["probability"]) for b in bodies))
+
+
+def _inherited(trained: Sequence[_Trained], full: Fidelity) -> Saving:
+    """Epochs that children of other networks did not have to be trained."""
+    children = [
+        t
+        for t in trained
+        if isinstance(t.known.trial.proposal.weights_from, int)
+        and t.level.epochs > t.known.trial.proposal.fidelity.epochs
+        and not _is_promotion(t, trained)
+    ]
+    epochs = [t.level.epochs - t.known.trial.proposal.fidelity.epochs for t in children]
+    saved_s = sum(n * t.epoch_s for n, t in zip(epochs, children, strict=True))
+    return Saving("inheritance", len(children), saved_s, None)
+
+
+def _is_promotion(child: _Trained, trained: Sequence[_Trained]) -> bool:
+    parent = child.known.trial.proposal.weights_from
+    return any(t.known.trial.number == parent and t.architecture == child.architecture for t in trained)
+
+
+def _not_promoted(known: History, trained: Sequence[_Trained], full: Fidelity) -> Saving:
+    by_architecture: dict[Architecture, list[_Trained]] = {}
+    for one in trained:
+        by_architecture.setdefault(one.architecture, []).append(one)
+    left = [
+        group for group in by_architecture.values() if not any(one.full or one.known.stopped for one in group)
+    ]
+    saved_s = 0.0
+    whole = [t.epoch_s * full.epochs for t in trained if t.full]
+    for group in left:
+        last = group[-1]
+        same_size = (last.level.width, last.level.resolution, last.level.subset) == (
+            full.width,
+            full.resolution,
+            full.subset,
+        )
+        cost_s = last.epoch_s * full.epochs if same_size or not whole else statistics.fmean(whole)
+        saved_s += max(0.0, cost_s - sum(one.known.training_s for one in group))
+    return Saving("lower_fidelity", len(left), saved_s, _lost(known.problem, left, trained, by_architecture))
+
+
+def _lost(
+    problem: Problem,
+    left: Sequence[Sequence[_Trained]],
+    trained: Sequence[_Trained],
+    groups: Mapping[Architecture, Sequence[_Trained]],
+) -> tuple[float, ...] | None:
+    """Probability of each network that was not promoted that it would have been on the front."""
+    whole = [t.evaluation for t in trained if t.full]
+    lost = []
+    for group in left:
+        last = group[-1]
+        gains = [
+            _logit(other[-1].evaluation.accuracy["fp32"]) - _logit(lower.evaluation.accuracy["fp32"])
+            for other in groups.values()
+            if other[-1].full
+            for lower in other[:-1]
+            if lower.level == last.level
+        ]
+        if len(gains) < LEAST_GAINS:
+            return None
+        bar = _bar(problem, last.evaluation, whole)
+        if violation(last.evaluation, problem.limits) > 0:
+            lost.append(0.0)
+        elif bar is None:
+            lost.append(1.0)
+        else:
+            expected = _logit(last.evaluation.accuracy["fp32"]) + statistics.fmean(gains)
+            spread = max(statistics.stdev(gains), 1e-3) * math.sqrt(1 + 1 / len(gains))
+            lost.append(float(stats.t.sf((_logit(bar) - expected) / spread, len(gains) - 1)))
+    return tuple(lost)
+
+
+def _bar(problem: Problem, evaluation: Evaluation, whole: Sequence[Evaluation]) -> Score | None:
+    """The best accuracy of the full trainings that keep the limits and cost no more."""
+    costs = _costs(problem, evaluation)
+    cheaper = [
+        other.accuracy["fp32"]
+        for other in whole
+        if violation(other, problem.limits) == 0
+        and all(a <= b for a, b in zip(_costs(problem, other), costs, strict=True))
+    ]
+    return max(cheaper, key=lambda score: score.value, default=None)
+
+
+def _costs(problem: Problem, evaluation: Evaluation) -> tuple[float, ...]:
+    figures = [(value(evaluation, metric), metric.maximise) for metric in problem.objectives[1:]]
+    return tuple(math.inf if f is None else -f.value if up else f.value for f, up in figures)
+
+
+def _logit(score: Score) -> float:
+    share = (score.value * score.examples + 0.5) / (score.examples + 1) if score.proportion else score.value
+    return math.log(share / (1 - share)) if score.proportion else share
+
+
+# --------------------------------------------------------------------------- the report
+
+
+def speedups(known: History) -> list[str]:
+    """The section of the report; empty for a plain search."""
+    found = savings(known)
+    if not found:
+        return []
+    rows = [(s.name.replace("_", " "), s.trainings, f"{s.saved_s:.0f} s", _risk(s)) for s in found]
+    spent_s = sum(t.training_s for t in known.trials)
+    parts = [
+        "## Speed-ups",
+        f"All trainings, parents' and lower rungs' among them, took {spent_s:.0f} s of CPU time; without the "
+        f"speed-ups about {spent_s + sum(s.saved_s for s in found):.0f} s (estimated).",
+        table(("speed-up", "trainings", "saved, estimated", "better candidates lost, estimated"), rows),
+    ]
+    stopped = [t for t in known.trials if t.stopped]
+    if stopped:
+        parts.append(
+            f"{len(stopped)} trainings were ended early. The accuracies that they would have reached are "
+            "**modelled**; they are in no front and no table of figures."
+        )
+    return [*parts, *_rungs(known)]
+
+
+def _risk(saving: Saving) -> str:
+    chance = saving.any_lost
+    if saving.lost is None or chance is None:
+        return "not known"
+    return f"{sum(saving.lost):.2g} expected; at least one with probability {chance:.0%}"
+
+
+def _rungs(known: History) -> list[str]:
+    found = agreements(t.evaluation() for t in known.trials if t.state == "complete")
+    if not found:
+        return []
+    rows = [(describe_fidelity(a.low), describe_fidelity(a.high), a.networks, tau_of(a)) for a in found]
+    return [
+        "Whether lower rungs predict higher ones (Kendall's tau of the validation accuracies, 95 % interval, "
+        "of the networks that were promoted, among which the order is harder to tell):",
+        table(("rung", "next rung", "networks", "tau"), rows),
+    ]
+
+
+def tau_of(agreement: Agreement) -> str:
+    """A rank correlation in words."""
+    if agreement.tau is None:
+        return "too few networks"
+    low, middle, high = agreement.tau.low, agreement.tau.value, agreement.tau.high
+    raised = "; does not predict: raised" if agreement.misleads else ""
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]{raised}"
