@@ -46,7 +46,7 @@ from search.network import initial_weights
 from search.spaces.chain import Space
 from tests.fixtures_results import make_measurement, make_session
 
-PAIRS = 6
+PAIRS = 5
 PLAN = Plan("agreement", sessions=(PAIRS, PAIRS), agents=PAIRS, session_s=0.2, warmup_s=0.1, min_runs=50)
 PACKAGES = {"onnxruntime": "onnxruntime-", "tflite": "ai-edge-litert-"}
 LOOP = """

@@ -180,6 +180,13 @@ def _pressure(board: Examined) -> Finding:
     return (f"{100 * min(shares):.1f} %", min(shares) <= BUSY_PRESSURE) if shares else ("not measured", None)
 
 
+def _swapping(board: Examined) -> Finding:
+    pages = [c.swapped_pages for c in board.conditions if c.swapped_pages is not None]
+    if not pages:
+        return "the kernel does not tell", None
+    return (f"{sum(pages)} pages during the test" if sum(pages) else "none"), not sum(pages)
+
+
 def _temperature(board: Examined) -> Finding:
     hottest = [c.temperature_after_c for c in board.conditions if c.temperature_after_c is not None]
     if not hottest:
@@ -255,6 +262,7 @@ CHECKS = (
     ),
     Check("load", "<= 0.2 per CPU + 0.2", "stop what else runs there", "warning", _load),
     Check("CPU pressure", "<= 1 %", "stop what else runs there", "warning", _pressure),
+    Check("swapping", "none", "stop other programs, the desktop first", "warning", _swapping),
     Check("temperature", f">= {MARGIN_C:.0f} °C below the limit", _COOL, "warning", _temperature),
     Check("throttling", "none", _COOL, "warning", _throttled),
     Check(

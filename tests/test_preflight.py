@@ -41,6 +41,7 @@ CONDITIONS = Conditions(
     throttle_events=0,
     load_average=0.1,
     cpu_pressure=0.0,
+    swapped_pages=0,
 )
 SEEN = Seen("2026-11-24", FACTS.model, FACTS.unit, "aarch64", FACTS.os, FACTS.libc, "3.11.2", 4, 8 << 30)
 FIT = Examined(
@@ -121,6 +122,8 @@ def test_facts_are_judged(name: str, state: str, changes: dict[str, Any]) -> Non
         ("CPU pressure", "ok", {"cpu_pressure": 0.01}),
         ("CPU pressure", "warning", {"cpu_pressure": 0.02}),
         ("CPU pressure", "unknown", {"cpu_pressure": None}),
+        ("swapping", "warning", {"swapped_pages": 20}),
+        ("swapping", "unknown", {"swapped_pages": None}),
         ("temperature", "ok", {"temperature_after_c": 70.0}),  # 10 below the soft limit of 80
         ("temperature", "warning", {"temperature_after_c": 70.5}),
         ("temperature", "unknown", {"temperature_after_c": None}),
