@@ -131,6 +131,16 @@ def test_step_and_average_of_the_chip(tmp_path: Path) -> None:
     assert meter.facts.time_constant_s == pytest.approx(64 * 0.007)
 
 
+def test_a_driver_whose_interval_has_the_averaging_in_it(tmp_path: Path) -> None:
+    """The kernel's driver of about 5.19: update_interval is samples cycles long."""
+    root = plant(tmp_path, sensor_trees.jetson_orin_nano(samples=64))
+    [interval] = tmp_path.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/*/update_interval")
+    interval.write_text("448")
+    meter = open_meter("ina3221", root)
+    assert meter.facts.period_s == pytest.approx(0.007)
+    assert meter.facts.time_constant_s == pytest.approx(64 * 0.007)
+
+
 def test_rails_that_nobody_knows_must_be_named(tmp_path: Path) -> None:
     rails = {1: ("VDD_A", 5000, 100), 2: ("VDD_B", 5000, 300)}
     root = plant(tmp_path, sensor_trees.ina3221_hwmon("0-0040/hwmon/hwmon0", rails, shunt_uohm=5000))
