@@ -19,7 +19,7 @@ from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
-from harness.relaxation import check_stages
+from harness.relaxation import check_stages, costs_before
 from harness.study import Study, read_study, study_of
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -69,7 +69,7 @@ def dry_run(args: argparse.Namespace) -> int:
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
-    rows = _cost_rows(study, space)
+    rows = _cost_rows(study, space) | costs_before(config.strategy_of(study, space))
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
