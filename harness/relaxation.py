@@ -116,3 +116,14 @@ def check_stages(strategy: Strategy) -> None:
     """Raises ConfigError if the stages before a search can do nothing for it; before anything is measured."""
     if isinstance(strategy, differentiable.Strategy):
         CellBlocks(strategy.space)
+
+
+def costs_before(strategy: Strategy) -> dict[str, str]:
+    """What the stages before a search take, for whoever asks before it is run."""
+    if not isinstance(strategy, differentiable.Strategy):
+        return {}
+    plan, blocks = strategy.plan, CellBlocks(strategy.space)
+    return {
+        "profile": f"{len(blocks.table)} blocks on each target",
+        "pretrain": f"{plan.epochs} epochs of all cells at once ({plan.method}), one process",
+    }

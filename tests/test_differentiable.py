@@ -407,6 +407,7 @@ def test_operations_without_probability_are_asked_for_only_when_nothing_else_is_
         record(np.full((5, 5), 0.2), (0,) * 5),
         record(np.full((6, 4), 0.25), (0,) * 6),
         {"pretrain": {"supernet": 1}},
+        record(np.zeros((6, 5)), (0,) * 6),
     ],
 )
 def test_weights_of_something_else_are_refused(prior: dict[str, Any]) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness import cli
 from harness.config import STORE
+from harness.export import run_on_host
+from harness.profile import block_file
+from results.records import Target
 from results.store import Store
+from search.differentiable_blocks import CellBlocks
+from search.spaces.cell import Space
 
 STUDY = """
 name = "cells"
@@ -39,6 +46,18 @@ device = "desk"
 runtime = "onnxruntime"
 """
 TARGET = "desk-onnxruntime-fp32-threads1"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tflite"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_block_runs_in_every_format_and_precision(runtime: str, precision: str) -> None:
+    target = Target("desk", runtime, precision)
+    space = Space(input_shape=(3, 16, 16), classes=10, channels=4, cells=1)
+    for name, block in CellBlocks(space).table.items():
+        file = block_file(block, target, seed=0)
+        images = np.ones((1, *block.network.input_shape), np.float32)
+        outputs = run_on_host(file, images)
+        assert outputs.shape[1:] == block.network.shapes[block.network.output], name
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +128,25 @@ def test_another_space_is_refused_with_the_remedy(
     assert "'chain'" in said
     assert "nas_bench_201" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_names_the_stages_before_the_search(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY)
+    lab = finished.parents[1] / "lab.toml"
+    command = [
+        "search",
+        str(study),
+        "--lab",
+        str(lab),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--dry-run",
+        "--json",
+    ]
+    assert cli.main(command) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs["profile"] == "20 blocks on each target"
+    assert costs["pretrain"].startswith("3 epochs")

@@ -130,6 +130,8 @@ class Strategy(strategy.Strategy):
                 f"the architecture weights have rows of {[len(r) for r in found.probabilities]}, the "
                 f"decisions of space {self.space.name!r} have {options} options: they are of another space"
             )
+        if any(min(row) < 0 or sum(row) <= 0 for row in found.probabilities):
+            raise ConfigError("the probabilities of the stage 'pretrain' are no probabilities")
         self.shares = [_normal(row) for row in found.probabilities]
         self.selected = self.space.architecture(found.choices)
 
