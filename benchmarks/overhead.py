@@ -36,7 +36,7 @@ from harness.evaluate import Evaluator, Rig
 from harness.export import export
 from harness.progress import Watcher
 from harness.study import study_of
-from results.records import Architecture, Proposal, Trial
+from results.records import Architecture, Evaluation, Proposal, Trial
 from results.store import Run, Store
 from search.network import initial_weights
 
@@ -115,7 +115,7 @@ def _candidates(server: PrivateSshd, lab: Lab, folder: Path, number: int) -> dic
             evaluator = Evaluator(rig)
             for trial, data in _trials(rig, number + 1):
                 spent.clear()
-                wall_s, evaluation = _timed(lambda trial=trial: evaluator.evaluate(trial))  # type: ignore[misc]
+                wall_s, evaluation = _timed(lambda trial=trial: _evaluate(evaluator, run, trial))  # type: ignore[misc]
                 if evaluation.state != "complete":
                     sys.exit(f"a candidate did not complete: {evaluation.error}")
                 row = _row(run, trial, wall_s, spent)
@@ -123,6 +123,13 @@ def _candidates(server: PrivateSshd, lab: Lab, folder: Path, number: int) -> dic
                 row["bytes"] = len(data)
                 rows.append(row)
     return _summary(rows[1:])  # the first warms caches and loads the runtime
+
+
+def _evaluate(evaluator: Evaluator, run: Run, trial: Trial) -> Evaluation:
+    """All steps of a trial, until everything of it is durable."""
+    evaluation = evaluator.evaluate(trial)
+    run.append("told", str(trial.number), {"state": evaluation.state, "error": evaluation.error})
+    return evaluation
 
 
 def _trials(rig: Rig, number: int) -> Iterator[tuple[Trial, bytes]]:

@@ -145,6 +145,7 @@ def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
             "metric": task.metric,
             "maximise": task.maximise,
             "credits": " ".join(task.credits),
+            "normalisation": to_json(task.splits().train.normalisation),
         },
         "seed": study.seed,
         "fidelity": to_json(study.fidelity),
