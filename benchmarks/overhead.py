@@ -31,10 +31,11 @@ from devices.agent_client import AgentClient
 from devices.device import connect
 from devices.registry import Lab
 from examples.private_sshd import PrivateSshd
-from harness import cli, config, evaluate, stages
-from harness.evaluate import Evaluator, Rig
+from harness import cli, config, evaluate, stages, verify
+from harness.evaluate import Evaluator
 from harness.export import export
 from harness.progress import Watcher
+from harness.rig import Rig
 from harness.study import study_of
 from results.records import Architecture, Evaluation, Proposal, Trial
 from results.store import Run, Store
@@ -175,7 +176,7 @@ def _watched() -> Iterator[dict[str, float]]:
             stack.callback(setattr, owner, name, inner)
 
         watch(evaluate.Evaluator, "_untrained_files", "export")
-        watch(evaluate.Evaluator, "_prove", "prove")
+        watch(verify.Prover, "prove", "prove")
         watch(AgentClient, "missing", "ship")
         watch(AgentClient, "put", "ship")
         watch(AgentClient, "session", "session")

@@ -19,9 +19,9 @@ from devices.registry import Lab
 from harness import plugins
 from harness.board import Board
 from harness.energy import MeterSeat
-from harness.evaluate import Rig
 from harness.host import Host
 from harness.progress import Watcher
+from harness.rig import Rig
 from harness.speedups import check
 from harness.study import Named, Study
 from results.codec import digest, from_json, to_json

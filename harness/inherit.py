@@ -25,7 +25,7 @@ from search.training import repeatable
 from search.training_images import training_images
 
 if TYPE_CHECKING:
-    from harness.evaluate import Rig
+    from harness.rig import Rig
 
 Weights = Mapping[str, NDArray[np.float32]]
 

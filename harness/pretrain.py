@@ -21,8 +21,8 @@ from search.supernet_training import path_score, train_supernet
 from search.training import TrainingJob, TrainingResult
 
 if TYPE_CHECKING:
-    from harness.evaluate import Rig
     from harness.pretrain_plan import Pretraining
+    from harness.rig import Rig
 
 SUPERNET = "supernet"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from harness.board import Board
 from harness.deployment import kind_of, untrained_file
-from harness.evaluate import SCREENS, Rig
+from harness.evaluate import SCREENS
 from harness.export import Exported
 from harness.measure import Job, measure
+from harness.rig import Rig
 from results.codec import from_json, to_json
 from results.errors import PreflightError
 from results.records import Measurement, Plan, Target

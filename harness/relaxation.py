@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.evaluate import Rig
 from harness.profile import profile
+from harness.rig import Rig
 from results.codec import to_json
 from search.differentiable import Epoch, Found, SearchPlan, search_cells
 from search.differentiable_blocks import CellBlocks

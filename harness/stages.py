@@ -1,4 +1,4 @@
-"""The stages of a study: prepare, pretrain, search, confirm, report.  A stage skips what is stored already."""
+"""The stages of a study: prepare, pretrain, search, confirm, report; what is stored already is skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from harness import checkpoints
 from harness.board import Board
 from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, untrained_file, worst
-from harness.evaluate import Evaluator, Rig, check_on_board
+from harness.evaluate import Evaluator
 from harness.export import Exported
 from harness.exporters import onnx
 from harness.loop import Loop
@@ -20,7 +20,9 @@ from harness.pretrain import pretrain
 from harness.prove import score_on_board
 from harness.reference import reference
 from harness.relaxation import informed
+from harness.rig import Rig
 from harness.speedups import accelerated
+from harness.verify import check_on_board
 from results import plots, report, table
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError

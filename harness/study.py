@@ -22,8 +22,8 @@ from results.records import FORMATS, Fidelity, Limit, Metric, Plan, Problem, Tar
 from results.settings import Settings
 
 SCREEN = Plan("screen", sessions=(1, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
-"""One session is enough where the known spread of the target says so; where it is not known, the interval of one
-session is so wide that others follow."""
+"""One session is enough where the known spread of the target says so; where it is not known, the interval of
+one session is so wide that others follow."""
 
 CONFIRM = Plan(
     "confirm",

@@ -27,7 +27,7 @@
         ├── WrongOutput         other numbers on the board than on the host
         └── TrainingError       not a number, too long, or the user's own code raised
 
-The one retry rule (``harness/evaluate.py``) reads nothing but this split.  Errors of libraries are
+The one retry rule (``harness/board.py``) reads nothing but this split.  Errors of libraries are
 translated where they come in, with ``raise ... from``.
 """
 

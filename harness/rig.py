@@ -1,0 +1,86 @@
+"""What a study has in use while it runs, and what is known of a trial under way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.board import Board
+from harness.host import Host
+from harness.progress import Watcher
+from harness.study import Study
+from results.records import Evaluation, Measurement, Plan, Score, State, Target, Trial
+from results.statistics import Spread
+from results.store import Run, Store
+from search.joint import targets_of
+from search.space import SearchSpace
+from search.tasks import Task
+from search.training_pool import TrainingPool
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass
+class Rig:
+    """Everything that a study has in use while it runs."""
+
+    study: Study
+    store: Store
+    run: Run
+    space: SearchSpace
+    task: Task
+    pool: TrainingPool
+    boards: Mapping[str, Board]
+    host: Host
+    watcher: Watcher
+    spread: dict[str, Spread] = field(default_factory=dict)
+    order: tuple[Target, ...] = ()
+    torch: threading.Lock = field(default_factory=threading.Lock)
+    """Held while PyTorch computes in this process: it seeds generators of all threads."""
+
+    def abort(self) -> None:
+        """Makes everything under way end soon, in whatever thread it is."""
+        for board in self.boards.values():
+            board.stop()
+        self.pool.close()
+
+    def targets_of(self, trial: Trial) -> tuple[Target, ...]:
+        """Where a trial is measured, the cheapest first: on all targets but those that it did not choose."""
+        return targets_of(self.space, trial.proposal.architecture, self.order or self.study.targets)
+
+    def screen_plan(self, target: Target) -> Plan:
+        """The plan of a screen, leaning on the spread that the target showed before."""
+        return self.spread.get(target.name, Spread()).into(self.study.screen)
+
+
+@dataclass
+class Progressing:
+    """What is known of a trial so far."""
+
+    trial: Trial
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    accuracy: dict[str, Score] = field(default_factory=dict)
+    network: dict[str, float] = field(default_factory=dict)
+    learning_curve: tuple[float, ...] = ()
+    checkpoint: str | None = None
+    training_s: float = 0.0
+    stopped: bool = False
+
+    def evaluation(self, state: State, error: str | None = None) -> Evaluation:
+        """The trial in its final state."""
+        return Evaluation(
+            trial=self.trial,
+            state=state,
+            measurements=dict(self.measurements),
+            accuracy=dict(self.accuracy),
+            network=dict(self.network),
+            learning_curve=self.learning_curve,
+            checkpoint=self.checkpoint,
+            training_s=self.training_s,
+            error=error,
+            stopped=self.stopped,
+        )
