@@ -4,7 +4,7 @@
 
     python -m benchmarks.differentiable --json differentiable.json --rows rows.csv
 
-On ``digits_in_photos`` with small networks of NAS-Bench-201 cells: the blocks of the space are measured on
+On ``digits_in_photos`` (or ``digits``) with small networks of NAS-Bench-201 cells: the blocks of the space are measured on
 this host, architecture weights are learnt with that table in the loss, and the cell found is trained by
 itself, as are 20 random cells of about the same *measured* latency: of many random ones those that the table
 puts nearest are measured, and of these the nearest are trained.  All get the same training and are scored on
@@ -49,13 +49,12 @@ from search.spaces.cell import Space
 from search.tasks import Task
 from search.training import TrainingJob, evaluate, train
 
-TASK = "digits_in_photos"
 TARGET = Target("this-host", "onnxruntime")
 PLAN = Plan("differentiable", sessions=(4, 8), half_width=0.03, session_s=0.1, warmup_s=0.03)
 DRAWN, NEAR = 400, 40
 """Random cells whose sums are looked at, and how many of them are measured."""
 
-COLUMNS = ("cell", "seed", "epochs", "channels", "cells", "accuracy", "training_s")
+COLUMNS = ("task", "cell", "seed", "epochs", "channels", "cells", "accuracy", "training_s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--rows", type=Path, metavar="FILE", help="keep the trainings there (CSV)")
+    parser.add_argument("--task", default="digits_in_photos", choices=("digits", "digits_in_photos"))
     parser.add_argument("--method", choices=METHODS, default="gdas")
     parser.add_argument("--seed", type=int, default=0, help="of the search and of the random cells")
     parser.add_argument("--random", type=int, default=20, help="random cells to train (default 20)")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    task = load_task(TASK)
+    task = load_task(args.task)
     space = Space(
         input_shape=task.input_shape, classes=task.classes, channels=args.channels, cells=args.cells
     )
@@ -193,13 +193,17 @@ class _Trainings:
         """Accuracy on the test split, and CPU time [s]."""
         cell = "".join(map(str, architecture.choices))
         key = dict(
-            zip(COLUMNS, (cell, seed, self._args.epochs, self._args.channels, self._args.cells), strict=False)
+            zip(
+                COLUMNS,
+                (self._task.name, cell, seed, self._args.epochs, self._args.channels, self._args.cells),
+                strict=False,
+            )
         )
         for row in self._rows.rows:
             if all(row[name] == str(value) for name, value in key.items()):
                 return float(row["accuracy"]), float(row["training_s"])
         network = self._space.build(architecture)
-        result = train(TrainingJob(network, TASK, {}, Fidelity(epochs=self._args.epochs), seed))
+        result = train(TrainingJob(network, self._task.name, {}, Fidelity(epochs=self._args.epochs), seed))
         accuracy = evaluate(network, result.weights, self._task, "test").value
         _say(f"cell {cell}, seed {seed}: {accuracy:.3f} in {result.training_s:.1f} s")
         self._rows.append({**key, "accuracy": accuracy, "training_s": result.training_s})
