@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import math
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from devices.agent.meters import ina3221
+from devices.agent.metering import Glitch
+from devices.agent.meters import ina3221, rpi_pmic
 from devices.device import DeviceEntry
-from devices.emulation import cpio, host_programs, kernel, locking
+from devices.emulation import cpio, firmware, host_programs, kernel, locking
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.debian import Package
 from devices.emulation.image import Image
 from devices.emulation.leftovers import Ownership, clear, end_leftovers
-from devices.emulation.looks import first_files, tree
+from devices.emulation.looks import PMIC_POWER, first_files, tree
 from devices.emulation.looks import shown as look
 from devices.emulation.machine import free_port, require_free
 from devices.emulation.places import CACHE, alone, board_folder, emulation_folder
 from devices.emulation.power_model import (
     PowerModel,
+    State,
     constant,
     energy_j,
     heat,
@@ -368,3 +373,68 @@ def test_what_a_killed_builder_left_running_is_ended(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == -signal.SIGKILL
     assert not (tmp_path / "work").exists()
     clear(tmp_path / "work", tmp_path / "work" / "first")
+
+
+def asked_of_firmware(what: int, body: bytes = b"", shown: str = "") -> bytes:
+    """The body of the firmware's reply to a request of the kernel."""
+    request = firmware.IN_HEADER.pack(firmware.IN_HEADER.size + len(body), what, 7, 0, 0, 0, 0, 0) + body
+    reply = firmware.replied(request, shown, 2.7)
+    assert reply is not None
+    assert firmware.OUT_HEADER.unpack_from(reply) == (len(reply), 0, 7)
+    return reply[firmware.OUT_HEADER.size :]
+
+
+def mailbox(shown: list[str]) -> Callable[[int, int, bytearray], None]:
+    """What the kernel makes of an ioctl: it asks where the memory is, then brings it and takes it back."""
+
+    def ioctl(descriptor: int, number: int, message: bytearray) -> None:
+        given = firmware.IOCTL_IN.pack(1, 0, number, 4096, 0, 0)
+        retry = asked_of_firmware(firmware.IOCTL, given)
+        assert firmware.IOCTL_OUT.unpack_from(retry)[1:] == (firmware.IOCTL_RETRY, 1, 1)
+        assert retry[firmware.IOCTL_OUT.size :] == 2 * firmware.IOVEC.pack(4096, len(message))
+        given = firmware.IOCTL_IN.pack(1, 0, number, 4096, len(message), len(message))
+        reply = asked_of_firmware(firmware.IOCTL, given + bytes(message), shown[0])
+        message[:] = reply[firmware.IOCTL_OUT.size :]
+
+    return ioctl
+
+
+def test_the_agents_own_meter_reads_the_firmware_of_a_pi_5() -> None:
+    shown = ["2.7\n"]
+    box = rpi_pmic.Mailbox("/dev/null", mailbox(shown))
+    meter = rpi_pmic.Pmic(box.ask, box.close, 1.0, 0.0)
+    try:
+        ((_, rest),) = meter.read()
+        shown[0] = "8.8\n"
+        ((_, busy),) = meter.read()
+        assert (rest[0], busy[0]) == (pytest.approx(2.7, rel=1e-6), pytest.approx(8.8, rel=1e-6))
+        changed = [name for name, a, b in zip(meter.facts.channels, rest, busy, strict=True) if b > a + 0.01]
+        assert changed == ["total", firmware.CORES]
+        shown[0] = ""
+        with pytest.raises(Glitch, match="no answer from the power controller"):
+            meter.read()
+        with pytest.raises(Glitch, match="not registered"):
+            box.ask("version")
+    finally:
+        meter.close()
+
+
+def test_the_firmware_follows_the_kernels_protocol() -> None:
+    begun = asked_of_firmware(firmware.CUSE_INIT)
+    assert struct.unpack_from("=2I", begun) >= (7, 11)
+    assert begun[firmware.INIT_OUT.size :] == b"DEVNAME=vcio_gencmd\0"
+    assert len(asked_of_firmware(firmware.OPEN)) == 16
+    assert asked_of_firmware(firmware.RELEASE) == b""
+    header = firmware.IN_HEADER.pack(40, firmware.INTERRUPT, 7, 0, 0, 0, 0, 0)
+    assert firmware.replied(header, "", 2.7) is None
+    unknown = firmware.replied(firmware.IN_HEADER.pack(40, 15, 7, 0, 0, 0, 0, 0), "", 2.7)
+    assert unknown is not None
+    assert firmware.OUT_HEADER.unpack(unknown)[1] == -errno.ENOSYS
+
+
+def test_only_a_pi_5_shows_a_power_controller() -> None:
+    assert [one.name for one in profiles().values() if one.power.pmic] == ["pi5"]
+    assert float(tree(profile("pi5"), 1)[PMIC_POWER]) == profile("pi5").power.idle_w
+    assert PMIC_POWER not in tree(profile("pi4"), 1)
+    silent = look(profile("pi5"), 1, State(0.0, None, None, False))
+    assert silent[PMIC_POWER] is None

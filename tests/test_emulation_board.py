@@ -114,10 +114,14 @@ def test_a_script_shows_on_the_sensors_and_in_the_session(pi4: EmulatedBoard) ->
     pi4.play(heat(80.0, 30.0))
     with connect(pi4.entry) as connection:
         path = "/run/board/sys/class/thermal/thermal_zone0/temp"
-        assert int(connection.run(["cat", path]).stdout) > 80_000
+        first = int(connection.run(["cat", path]).stdout)
+        assert first > 80_000
     conditions = measured(pi4.entry, {"tflite": FILES["tflite"]})["tflite"].sessions[0].conditions
     assert conditions.throttle_events, "the air is hotter than the board may be"
     assert conditions.clock_before_hz == profile("pi4").clocks_hz[0]
+    pi4.resume()
+    with connect(pi4.entry) as connection:
+        assert int(connection.run(["cat", path]).stdout) > first, "it goes on when nobody is connected"
 
 
 def test_a_study_pauses_and_stops_what_it_started(pi4: EmulatedBoard) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from devices.connection import Completed
 from devices.device import DeviceEntry, connect
-from devices.emulation import looks, machine
+from devices.emulation import firmware, looks, machine
 from devices.emulation.first_boot import BOOT_LIMIT_S, as_root, entry, finish, overlay
 from devices.emulation.host_programs import TO_RUN, qemu_version, require
 from devices.emulation.image import Image, build
@@ -34,10 +34,17 @@ Start = Literal["state", "cold"]
 
 _FEEDER = Path(__file__).with_name("feeder.py")
 
+# Without an environment, by which a connection that ends would find them and end them.
 _PLAY = (
     'kill "$(cat /run/feeder.pid)" 2> /dev/null\n'
-    "setsid python3 -I -S /run/feeder.py /run/script.json < /dev/null > /run/feeder.log 2>&1 &\n"
+    "env -i setsid /usr/bin/python3 -I -S /run/feeder.py /run/script.json < /dev/null > /run/feeder.log 2>&1 &\n"
     "echo $! > /run/feeder.pid"
+)
+
+_FIRMWARE = (
+    'env -i setsid /usr/bin/python3 -I -S /run/firmware.py "$1" < /dev/null > /run/firmware.log 2>&1 &\n'
+    f"tries=0; until [ -e /{looks.PMIC} ] || [ $tries = 200 ]; do sleep 0.05; tries=$((tries + 1)); done\n"
+    f"chmod 666 /{looks.PMIC}"
 )
 
 _SETTLE = r"""
@@ -314,6 +321,10 @@ class EmulatedBoard:
         arguments = (repr(time.time()), serial, str(uuid.uuid4()), os.urandom(64).hex())
         with connect(as_root(self._entry(image))) as connection:
             done = connection.run(["python3", "-I", "-S", "-c", _SETTLE, *arguments], limit_s=120.0)
+            if done.returncode == 0 and self.hardware.profile.power.pmic:
+                connection.put(Path(firmware.__file__).read_bytes(), "/run/firmware.py")
+                rest = str(self.hardware.profile.power.idle_w)
+                done = connection.run(["sh", "-c", _FIRMWARE, "sh", rest], limit_s=120.0)
         if done.returncode != 0:
             raise ConnectionLost(self.name, f"cannot be set up: {done.stderr[-300:]!r}")
 

@@ -7,7 +7,7 @@ none.  They come with the first file system, so that they are there however the 
 
 from __future__ import annotations
 
-from devices.emulation import cpio
+from devices.emulation import cpio, firmware
 from devices.emulation.image import Image
 from devices.emulation.power_model import State
 from devices.emulation.recipe import Profile
@@ -26,6 +26,8 @@ SERIAL = "proc/device-tree/serial-number"
 _THROTTLED_BIT = 0x4  # of the firmware of Raspberry Pi boards
 SENSOR = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0"
 RAIL_V = 5.0
+PMIC = f"dev/{firmware.DEVICE}"
+PMIC_POWER = firmware.POWER.name
 
 
 def tree(profile: Profile, cpus: int) -> dict[str, str]:
@@ -70,6 +72,8 @@ def shown(profile: Profile, cpus: int, state: State) -> dict[str, str | None]:
         silent = state.power_w is None
         files[f"{SENSOR}/in1_input"] = None if silent else f"{1000 * RAIL_V:.0f}\n"
         files[f"{SENSOR}/curr1_input"] = None if silent else f"{1000 * (state.power_w or 0.0) / RAIL_V:.0f}\n"
+    if profile.power.pmic:
+        files[PMIC_POWER] = None if state.power_w is None else f"{state.power_w:.6f}\n"
     return files
 
 
@@ -82,5 +86,6 @@ def first_files(image: Image, profile: Profile, cpus: int) -> bytes:
 
 def _archive(profile: Profile, cpus: int) -> bytes:
     files = [cpio.file(f"board/{path}", text.encode()) for path, text in tree(profile, cpus).items()]
-    links = [cpio.link(f"board/{path}", f"/{path}") for path in _OWN]
+    own = (*_OWN, PMIC) if profile.power.pmic else _OWN
+    links = [cpio.link(f"board/{path}", f"/{path}") for path in own]
     return cpio.pack(cpio.with_parents([*files, *links]))

@@ -31,7 +31,8 @@ class PowerModel:
         time_constant_s: Of warming and cooling.
         ambient_c: Temperature of the air.
         soft_limit_c: Where it begins to throttle.
-        rail: Name of the rail whose power a sensor shows; empty where the board has no sensor.
+        rail: Name of the rail whose power an INA3221 shows; empty where the board has none.
+        pmic: Whether the firmware tells of the power controller's rails, as a Raspberry Pi 5's does.
     """
 
     idle_w: float
@@ -41,6 +42,7 @@ class PowerModel:
     ambient_c: float
     soft_limit_c: float
     rail: str = ""
+    pmic: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.idle_w <= self.busy_w or self.resistance_c_per_w <= 0 or self.time_constant_s <= 0:

@@ -128,7 +128,7 @@ def _recipe(path: Path) -> Recipe:
 def _power(table: Settings) -> PowerModel:
     names = ("idle_w", "busy_w", "resistance_c_per_w", "time_constant_s", "ambient_c", "soft_limit_c")
     numbers = {name: table.take(name, float) for name in names}
-    model = PowerModel(**numbers, rail=table.take("rail", str, ""))
+    model = PowerModel(**numbers, rail=table.take("rail", str, ""), pmic=table.take("pmic", bool, False))
     table.done()
     return model
 
