@@ -2,7 +2,8 @@
 
 ::
 
-    python -m benchmarks.search_quality --json quality.json --strategies bayesian --seeds 100-119
+    python -m benchmarks.search_quality --seeds 20 --budget 200 --json quality.json --processes 2
+    python -m benchmarks.search_quality --peers --strategies bayesian,bayesian:shortlist=0 --seeds 100-109
 
 Mean and standard error over seeds after 50, 100 and 200 trainings (``--budget``):
 
@@ -12,24 +13,32 @@ Mean and standard error over seeds after 50, 100 and 200 trainings (``--budget``
   cost, which is the study's hard limit; accuracy is the only objective.
 
 A candidate is measured before it is trained, as in a study: one that breaks the limit or does not run costs
-no training.  ``screened_per_training`` says how many were measured for each that was trained.
+no training.  ``screened_per_training`` says how many different networks were measured for each that was
+trained; ``ask_s``, how much CPU time choosing one training took, its screenings included (median of 20).
+
+A strategy is named as in a study, with options if wished: ``bayesian``, ``bayesian:shortlist=0``,
+``optuna:TPESampler``.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
+from harness import plugins
 from results.pareto import hypervolume
 from results.records import Fidelity, Problem, Trial
 from search.strategy import Strategy
@@ -44,6 +53,18 @@ TABLES = {
 }
 ACCURACY = "cifar10_test_acc_200ep"
 PERCENTILE = 30
+LOOKS = (50, 100, 200)
+"""Trainings after which to look."""
+
+STRATEGIES = (
+    "random_search",
+    "regularized_evolution",
+    "nsga2",
+    "local_search",
+    "reinforce",
+    "bayesian",
+    "bayesian:shortlist=0",
+)
 SCREENED_PER_TRAINING = 8
 """Candidates that a strategy may have measured per training; then the search ends."""
 
@@ -77,11 +98,21 @@ class Run:
     ask_s: list[float]
 
 
-def search(name: str, table: Table, problem: Problem, *, seed: int, budget: int, **options: Any) -> Run:
+def strategy_of(name: str, table: Table, problem: Problem, seed: int) -> Strategy:
+    """A strategy by its name and options: ``bayesian:shortlist=0,start=6``, ``optuna:TPESampler``."""
+    plugin, _, rest = name.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, text = part.partition("=")
+        options |= {key: json.loads(text)} if equals else {"sampler": part}
+    kind = plugins.load("strategies", plugin).Strategy
+    strategy: Strategy = kind(table.space, problem, fidelity=Fidelity(200), seed=seed, **options)
+    return strategy
+
+
+def search(name: str, table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
     """One search of ``budget`` trainings (fewer if the strategy ends or screens too much)."""
-    strategy: Strategy = importlib.import_module(f"search.strategies.{name}").Strategy(
-        table.space, problem, fidelity=Fidelity(200), seed=seed, **options
-    )
+    strategy = strategy_of(name, table, problem, seed)
     rows: list[int] = []
     ask_s: list[float] = [0.0]
     screened: set[int] = set()
@@ -151,33 +182,56 @@ def constrained_regret(table: Table, rows: Sequence[int]) -> float:
 # --------------------------------------------------------------------------- report
 
 
-def _scores(
-    source: Source, strategy: str, seed: int, budgets: Sequence[int]
-) -> Iterator[tuple[str, int, float]]:
-    """Measure, budget, regret; and seconds per ask and screened candidates per training."""
+Scores = list[tuple[str, int, float]]
+"""Measure, budget, value."""
+
+
+def scores_of(source: Source, strategy: str, seed: int, budgets: Sequence[int]) -> Scores:
+    """Regrets after each budget, seconds per ask, and screened candidates per training, of one seed."""
+    from benchmarks.peers import PEERS
+
+    searched = PEERS.get(strategy) or functools.partial(search, strategy)
     table, regret = source.plain, HypervolumeRegret(source.plain)
-    run = search(strategy, table, table.problem(), seed=seed, budget=max(budgets))
-    yield "screened_per_training", max(budgets), run.screened / max(1, len(run.rows))
+    run = searched(table, table.problem(), seed=seed, budget=max(budgets))
+    scores = [("screened_per_training", max(budgets), run.screened / max(1, len(run.rows)))]
     for budget in budgets:
-        yield "hypervolume_regret", budget, regret(run.rows[:budget])
-        yield "ask_s", budget, float(np.median(run.ask_s[max(0, budget - 20) : budget]))
+        scores.append(("hypervolume_regret", budget, regret(run.rows[:budget])))
+        scores.append(("ask_s", budget, float(np.median(run.ask_s[max(0, budget - 20) : budget] or [0.0]))))
     limited = source.limited
-    run = search(strategy, limited, limited.problem(cost_objectives=False), seed=seed, budget=max(budgets))
-    yield "constrained_screened_per_training", max(budgets), run.screened / max(1, len(run.rows))
+    run = searched(limited, limited.problem(cost_objectives=False), seed=seed, budget=max(budgets))
+    scores.append(("constrained_screened_per_training", max(budgets), run.screened / max(1, len(run.rows))))
     for budget in budgets:
-        yield "constrained_regret", budget, constrained_regret(limited, run.rows[:budget])
+        scores.append(("constrained_regret", budget, constrained_regret(limited, run.rows[:budget])))
+    return scores
 
 
 def measure(
-    sources: dict[str, Source], strategies: Sequence[str], seeds: Sequence[int], budgets: Sequence[int]
-) -> dict[str, Any]:
-    """``{measure: {table: {strategy: {budget: mean, "<budget>_se": standard error}}}}``."""
+    sources: dict[str, Source],
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    budgets: Sequence[int],
+    processes: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """``{measure: {table: {strategy: {budget: mean, "<budget>_se": standard error}}}}``, as it grows.
+
+    Args:
+        sources: Tables by name.
+        strategies: Names.
+        seeds: One search each.
+        budgets: Trainings after which to look.
+        processes: Searches at a time, one core each.
+    """
     report: dict[str, Any] = {}
-    for table, source in sources.items():
-        for strategy in strategies:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_core) as pool:
+        found = {
+            (table, strategy): [pool.submit(scores_of, source, strategy, seed, budgets) for seed in seeds]
+            for table, source in sources.items()
+            for strategy in strategies
+        }
+        for (table, strategy), futures in found.items():
             values: dict[tuple[str, int], list[float]] = {}
-            for seed in seeds:
-                for name, budget, score in _scores(source, strategy, seed, budgets):
+            for future in futures:
+                for name, budget, score in future.result():
                     values.setdefault((name, budget), []).append(score)
             for (name, budget), scores in values.items():
                 cell = report.setdefault(name, {}).setdefault(table, {}).setdefault(strategy, {})
@@ -185,7 +239,11 @@ def measure(
                 if len(scores) > 1:
                     cell[f"{budget}_se"] = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
             print(_line(table, strategy, report), flush=True)
-    return report
+            yield report
+
+
+def _one_core() -> None:
+    threadpoolctl.threadpool_limits(1)
 
 
 def _line(table: str, strategy: str, report: dict[str, Any]) -> str:
@@ -196,24 +254,35 @@ def _line(table: str, strategy: str, report: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _numbers(text: str) -> list[int]:
-    """``"3"``, ``"1,2"`` or ``"100-119"``."""
-    numbers: list[int] = []
+def _seeds(text: str) -> list[int]:
+    """``"20"`` is that many, from 0; ``"7,9"`` and ``"100-119"`` name them."""
+    if text.isdecimal():
+        return list(range(int(text)))
+    seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def _budgets(text: str) -> list[int]:
+    """``"200"`` looks after 50, 100 and 200 trainings; ``"10,20"`` names other looks."""
+    if text.isdecimal():
+        return [*(look for look in LOOKS if look < int(text)), int(text)]
+    return [int(part) for part in text.split(",")]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="search_quality", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes")
-    parser.add_argument("--strategies", default="random_search,regularized_evolution,bayesian")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES), help="as in a study; ; or , between")
+    parser.add_argument("--peers", action="store_true", help="other libraries, too (extra bench)")
     parser.add_argument("--tables", default=",".join(TABLES), help="of " + ", ".join(TABLES))
-    parser.add_argument("--seeds", type=_numbers, default=_numbers("100-119"), help="such as 1,2 or 100-119")
     parser.add_argument(
-        "--budget", type=_numbers, default=[50, 100, 200], help="trainings after which to look"
+        "--seeds", type=_seeds, default=_seeds("20"), help="a number, or such as 1,2 or 100-119"
     )
+    parser.add_argument("--budget", type=_budgets, default=list(LOOKS), help="trainings")
+    parser.add_argument("--processes", type=int, default=1, help="searches at a time")
     parser.add_argument("--table-file", type=Path, help="another table of the same form, with --costs")
     parser.add_argument("--accuracy", default=ACCURACY, metavar="COLUMN")
     parser.add_argument("--costs", metavar="COLUMN[,COLUMN]", help="columns of --table-file")
@@ -234,13 +303,22 @@ def _sources(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 def main() -> None:
     """Command line."""
+    from benchmarks import peers
+
     parser = _parser()
     arguments = parser.parse_args()
     sources = _sources(arguments, parser)
-    report = measure(sources, arguments.strategies.split(","), arguments.seeds, arguments.budget)
-    report["seeds"] = arguments.seeds
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    names = re.split("[;,](?![a-z_]+=)", arguments.strategies)  # a comma before key=value is an option's
+    if arguments.peers:
+        names += [name for name in (*peers.OPTUNA, *peers.PEERS) if name not in names]
+        print(", ".join(f"{name} {version}" for name, version in peers.versions().items()))
+    started = time.monotonic()
+    for report in measure(sources, names, arguments.seeds, arguments.budget, arguments.processes):
+        report["seeds"] = arguments.seeds
+        report["wall_s"] = time.monotonic() - started
+        report["versions"] = peers.versions() if arguments.peers else {}
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

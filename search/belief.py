@@ -132,6 +132,10 @@ class Belief:
         self._told = Inputs.of(self._space, [o.architecture for o in history.outcomes])
         self._measured = {o.architecture: o for o in history.outcomes if o.state in ("screened", "complete")}
 
+    def inputs(self, architectures: Sequence[Architecture]) -> Inputs:
+        """As the models see them."""
+        return Inputs.of(self._space, architectures)
+
     @cached_property
     def accuracy(self) -> AccuracyModel | None:
         """Model of the first objective; None as long as nothing was trained."""
@@ -189,7 +193,7 @@ class Belief:
 
     def forecast(self, architectures: Sequence[Architecture]) -> Forecast:
         """What is expected of architectures; figures that were measured are taken as they are."""
-        inputs = Inputs.of(self._space, architectures)
+        inputs = self.inputs(architectures)
         loss = None
         if self.accuracy is not None:
             raw = self.accuracy.predict(inputs)
@@ -211,7 +215,7 @@ class Belief:
 
     def chance(self, architectures: Sequence[Architecture]) -> Floats:
         """Probability to run and to meet every limit, shape ``(n,)``."""
-        return self._chance(architectures, Inputs.of(self._space, architectures))
+        return self._chance(architectures, self.inputs(architectures))
 
     def _chance(self, architectures: Sequence[Architecture], inputs: Inputs) -> Floats:
         chance = self._success.predict(inputs)

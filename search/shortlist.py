@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from results.errors import ArchitectureError
-from results.records import Architecture, Trial
+from results.records import Architecture, Fidelity, Proposal, Trial
+from search.belief import Belief, Floats, Forecast, improvement
+from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History, Outcome
 from search.space import SearchSpace
 from search.surrogate import Prediction
@@ -39,6 +41,49 @@ class Shortlist:
     loss: Prediction | None
     calibration: float
     log: bool
+
+    @classmethod
+    def of(cls, members: Sequence[Architecture], belief: Belief) -> Shortlist:
+        """With what is believed now."""
+        loss = None if belief.accuracy is None else belief.accuracy.predict(belief.inputs(members))
+        log = belief.accuracy is not None and belief.accuracy.scale.log
+        return cls(tuple(members), loss, belief.calibration, log)
+
+    def best(self, rows: Sequence[int], history: History, pending: Sequence[Trial]) -> tuple[int, Floats]:
+        """The member, of some rows that are measured, that improves the front most; and its costs ``(c,)``.
+
+        Its cost is known, so only its accuracy is integrated over; the first where nothing is known yet.
+        """
+        known = screened(history)
+        metrics = known_costs(history)
+        scales = [Scale.of(metric, values_of(history, metric)) for metric in metrics]
+        figures = [known[self.members[row]].figures for row in rows]
+        costs = np.array(
+            [[s.loss(np.array([f[m]]))[0] for m, s in zip(metrics, scales, strict=True)] for f in figures]
+        ).reshape(len(rows), len(metrics))
+        front = frontier(history, pending)
+        if self.loss is None or front is None:
+            return rows[0], costs[0]
+        deviation = self.loss.deviation[rows] * self.calibration
+        forecast = Forecast(
+            Prediction(self.loss.mean[rows], deviation), costs, np.zeros_like(costs), np.ones(len(rows))
+        )
+        accuracy = history.problem.objectives[0]
+        scale = Scale.of(accuracy, values_of(history, accuracy))
+        place = int(improvement(forecast, front, scale, scales).argmax())
+        return rows[place], costs[place]
+
+    def training(self, row: int, costs: Floats, fidelity: Fidelity) -> Proposal:
+        """A training of a member; what is expected of it stands in the note."""
+        if self.loss is None:
+            return Proposal(self.members[row], fidelity)
+        predicted = {
+            "mean": float(self.loss.mean[row]),
+            "deviation": float(self.loss.deviation[row]),
+            "log": self.log,
+            "costs": costs.tolist(),
+        }
+        return Proposal(self.members[row], fidelity, note={PREDICTED: predicted})
 
     def note(self) -> dict[str, Any]:
         """For a proposal."""
@@ -70,12 +115,6 @@ def _read(space: SearchSpace, body: Any) -> Shortlist | None:
         return Shortlist(members, loss, float(body["calibration"]), bool(body["log"]))
     except (ArchitectureError, KeyError, TypeError, ValueError):
         return None
-
-
-def screenings(history: History, pending: Sequence[Trial]) -> int:
-    """Number of candidates that were measured for a shortlist, told or pending."""
-    notes = [outcome.note for outcome in history.outcomes] + [trial.proposal.note for trial in pending]
-    return sum(SHORTLIST in note for note in notes)
 
 
 def screened(history: History) -> Mapping[Architecture, Outcome]:

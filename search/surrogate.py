@@ -1,10 +1,10 @@
 """What an untried architecture is expected to score, and how unsure that is.
 
 :class:`GaussianProcess` measures how alike two architectures are in two ways at once: by the features of
-their graphs (Matern 5/2, Rasmussen and Williams 2006, eq. 4.17) and by their edit distance, the number of
-decisions in which they differ (exponential kernel).  :class:`Ensemble` averages it with randomised trees
-(Geurts et al. 2006) and boosted trees (Friedman 2001), which follow the jumps that a smooth kernel rounds
-off.  :class:`SuccessModel` gives the probability that a candidate runs at all.
+their graphs (Matern 5/2, Rasmussen and Williams 2006, eq. 4.17) and by the substructures that they share:
+paths of operations or, without anything better, decisions (exponential kernel of the city-block distance).
+:class:`Ensemble` averages it with randomised trees (Geurts et al. 2006), which follow the jumps that a smooth
+kernel rounds off.  :class:`SuccessModel` gives the probability that a candidate runs at all.
 
 Everything is deterministic for equal data and seed, and runs on one core.
 """
@@ -78,7 +78,7 @@ class Prediction:
 class GaussianProcess:
     """Regression with a constant mean and the kernel::
 
-        k(a, b) = v * [w * matern52(|features a - features b| / l) + (1 - w) * exp(-edits(a, b) / d)]
+        k(a, b) = v * [w * matern52(|features a - features b| / l) + (1 - w) * exp(-unshared(a, b) / d)]
 
     plus noise ``v * n``.  Features are standardised and their distance is divided by the square root of
     their number.  ``l, d, w, n`` maximise the marginal likelihood (Rasmussen and Williams 2006, eq. 5.8) with
@@ -108,11 +108,6 @@ class GaussianProcess:
         solved = linalg.cho_solve((self._factor, True), cross.T, check_finite=False)
         variance = self._variance * np.maximum(1.0 - np.sum(cross * solved.T, axis=1), 1e-9)
         return Prediction(self._offset + self._unit * mean, self._unit * np.sqrt(variance))
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of an observation around the function."""
-        return float(self._unit * np.sqrt(self._variance * np.exp(self._parameters[3])))
 
     def _distances(self, a: Inputs, b: Inputs) -> tuple[Floats, Floats]:
         rows = [((x.features - self._centre) / self._scale)[:, self._used] for x in (a, b)]
@@ -203,9 +198,10 @@ def _negative_evidence(
 
 
 class Ensemble:
-    """Average of a Gaussian process and boosted trees.
+    """Average of a Gaussian process and randomised trees.
 
-    The variance is that of the process plus that between the members' means (law of total variance).
+    The variance is that of the process plus that between the members' means (law of total variance).  The
+    noise of observations is not in it: it would reward another training of what is known already.
 
     Args:
         inputs: Where it was observed.
@@ -223,8 +219,7 @@ class Ensemble:
         process = self._process.predict(inputs)
         columns = _columns(inputs)
         means = np.array([process.mean, self._forest.predict(columns)])
-        variance = process.deviation**2 + self._process.noise**2 + means.var(axis=0)
-        return Prediction(means.mean(axis=0), np.sqrt(variance))
+        return Prediction(means.mean(axis=0), np.sqrt(process.deviation**2 + means.var(axis=0)))
 
 
 def _columns(inputs: Inputs) -> Floats:

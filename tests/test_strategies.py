@@ -241,6 +241,14 @@ def test_a_space_in_which_all_is_infeasible(name: str) -> None:
     assert {evaluation.state for evaluation in results} == {"infeasible"}
 
 
+def test_a_limit_on_a_device_that_no_objective_names(name: str, table: Table) -> None:
+    strategy = make_or_skip_large(name, table.space, table.problem(cost_objectives=False))
+    if strategy is None:
+        return
+    results = told(strategy, table, 16)
+    assert {"infeasible", "complete"} <= {evaluation.state for evaluation in results}
+
+
 @pytest.mark.parametrize(("better", "budget"), BUDGETS.items())
 def test_beats_random_on_measured_figures(better: str, budget: int, table: Table) -> None:
     """With and without a limit, on the Raspberry Pi 4 column, means over seeds.

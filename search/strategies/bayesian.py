@@ -15,23 +15,21 @@ came out: its standard deviation is rescaled by the error of its own recent pred
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from results.errors import ConfigError
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
-from search.belief import Belief, Floats, Forecast, improvement
+from search.belief import Belief, Floats
 from search.candidates import candidates, neighbours, spread_start
 from search.feasibility import LAST, standings
-from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
-from search.shortlist import Shortlist, open_shortlist, screened, screenings
+from search.shortlist import Shortlist, open_shortlist, screened
 from search.space import SearchSpace
-from search.surrogate import Prediction
 
 TELLING = 4
 """Told trials from which on the start keeps to what is probably feasible."""
@@ -110,65 +108,33 @@ class Strategy(strategy.Strategy):
 
     def _afresh(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The first of a new shortlist, or the best candidate where nothing can or need be measured."""
-        belief = Belief(self.history, pending, seed=self.seed)
-        ranked, forecast = self._ranked(belief, self.history.taken(pending), self.randomness(number))
-        if not ranked:
-            return None
-        known = screened(self.history)
-        left = self._measurable(pending)
-        members: list[int] = []
-        for place, candidate in enumerate(ranked):
-            unknown = candidate not in known
-            if len(members) < 2 * self.shortlist and (left > 0 or not unknown):
-                members.append(place)
-                left -= unknown
+        with threadpoolctl.threadpool_limits(1):  # matrices are small: more threads only wait for each other
+            belief = Belief(self.history, pending, seed=self.seed)
+            ranked = self._ranked(belief, self.history.taken(pending), self.randomness(number))
+            if not ranked:
+                return None
+            members = self._members(ranked, self._measurable(pending))
+            found = Shortlist.of(members or ranked[:1], belief)
         if not members:
-            return self._proposal(ranked[0], forecast, 0, belief.calibration, self._log(belief))
-        loss = None
-        if forecast.loss is not None:
-            raw = forecast.loss.deviation[members] / belief.calibration
-            loss = Prediction(forecast.loss.mean[members], raw)
-        found = Shortlist(tuple(ranked[i] for i in members), loss, belief.calibration, self._log(belief))
+            return found.training(0, belief.forecast(ranked[:1]).costs[0], self.fidelity)
         return self._next(found, number, pending)
-
-    @staticmethod
-    def _log(belief: Belief) -> bool:
-        return belief.accuracy is not None and belief.accuracy.scale.log
-
-    def _measurable(self, pending: Sequence[Trial]) -> int:
-        """How many candidates may be measured now; none if there is nothing to be learned from it."""
-        metrics = self.history.metrics[1:]
-        if not metrics and all(o.state != "failed" for o in self.history.outcomes):
-            return 0
-        trained = sum(o.state == "complete" for o in self.history.outcomes)
-        trained += sum(not trial.proposal.screen_only for trial in pending)
-        allowed = self.shortlist * (trained + 1) - screenings(self.history, pending)
-        return min(2 * self.shortlist, allowed)
 
     def _ranked(
         self, belief: Belief, taken: set[Architecture], rng: np.random.Generator
-    ) -> tuple[list[Architecture], Forecast]:
-        """Candidates from the best on, one of those that the model cannot tell apart; and their forecast."""
+    ) -> list[Architecture]:
+        """Candidates from the best on."""
         pool = candidates(self.space, self._parents(), taken, rng)
-        pool += [a for a in screened(self.history) if a not in set(pool) | taken]
+        pool = list(dict.fromkeys([*pool, *(a for a in screened(self.history) if a not in taken)]))
         if not pool:
-            return [], Forecast(None, np.empty((0, 0)), np.empty((0, 0)), np.empty(0))
-        scores = self._scores(belief, pool)
+            return []
+        scores = belief.score(belief.forecast(pool))
         for _ in range(ROUNDS):
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:BEST]]
             known = set(pool)
             near = [a for a in neighbours(self.space, best, rng, 20 * BEST) if a not in taken | known]
             if near:
-                pool, scores = pool + near, np.r_[scores, self._scores(belief, near)]
-        top = [pool[i] for i in np.argsort(-scores, kind="stable")[: 20 * max(1, self.shortlist)]]
-        return top, belief.forecast(top)
-
-    def _scores(self, belief: Belief, pool: Sequence[Architecture]) -> Floats:
-        """Acquisition; of what is to be measured before it is trained, the median cost stands for all."""
-        forecast = belief.forecast(pool)
-        if self.shortlist:
-            forecast = dataclasses.replace(forecast, spread=np.zeros_like(forecast.spread))
-        return belief.score(forecast)
+                pool, scores = pool + near, np.r_[scores, belief.score(belief.forecast(near))]
+        return [pool[i] for i in np.argsort(-scores, kind="stable")]
 
     def _parents(self) -> list[Architecture]:
         """Architectures of the front and those next to it, or those nearest to feasible."""
@@ -182,58 +148,41 @@ class Strategy(strategy.Strategy):
 
     # ------------------------------------------------------------------ shortlist
 
-    def _next(self, chosen_from: Shortlist, number: int, pending: Sequence[Trial]) -> Proposal | None:
+    def _measurable(self, pending: Sequence[Trial]) -> int:
+        """How many candidates may be measured now; none if there is nothing to be learned from it."""
+        metrics = self.history.metrics[1:]
+        if not metrics and all(o.state != "failed" for o in self.history.outcomes):
+            return 0
+        trained = sum(o.state == "complete" for o in self.history.outcomes)
+        trained += sum(not trial.proposal.screen_only for trial in pending)
+        measured = {o.architecture for o in self.history.outcomes}
+        measured |= {trial.proposal.architecture for trial in pending}
+        return max(0, min(2 * self.shortlist, self.shortlist * (trained + 1) - len(measured)))
+
+    def _members(self, ranked: Sequence[Architecture], measurable: int) -> list[Architecture]:
+        """The best candidates of those that are measured already, and of those that are not.
+
+        All can be measured that may be: even other encodings of one network, which take times of their own
+        where a runtime executes what has no effect.
+        """
+        known = screened(self.history)
+        measured = [a for a in ranked if a in known][: 2 * self.shortlist]
+        chosen = {*measured, *[a for a in ranked if a not in known][:measurable]}
+        return [a for a in ranked if a in chosen]
+
+    def _next(self, found: Shortlist, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The next of a shortlist to be measured, or the best of it."""
         tried = {o.architecture for o in self.history.outcomes}
         tried |= {trial.proposal.architecture for trial in pending}
-        for member in chosen_from.members:
+        for member in found.members:
             if member not in tried:
-                return Proposal(member, self.fidelity, note=chosen_from.note(), screen_only=True)
-        known = screened(self.history)
+                return Proposal(member, self.fidelity, note=found.note(), screen_only=True)
         taken = self.history.taken(t for t in pending if not t.proposal.screen_only)
-        rows = [i for i, m in enumerate(chosen_from.members) if m in known and m not in taken]
+        known = screened(self.history)
+        rows = [i for i, member in enumerate(found.members) if member in known and member not in taken]
         if rows:
-            return self._best(chosen_from, rows, pending)
+            best, costs = found.best(rows, self.history, pending)
+            return found.training(best, costs, self.fidelity)
         if any(trial.proposal.screen_only for trial in pending):
             return None
         return self._afresh(number, pending)
-
-    def _best(self, chosen_from: Shortlist, rows: list[int], pending: Sequence[Trial]) -> Proposal:
-        """The member with the greatest expected improvement at its measured costs."""
-        known = screened(self.history)
-        metrics = known_costs(self.history)
-        scales = [Scale.of(metric, values_of(self.history, metric)) for metric in metrics]
-        figures = [known[chosen_from.members[i]].figures for i in rows]
-        costs = np.array(
-            [[s.loss(np.array([f[m]]))[0] for m, s in zip(metrics, scales, strict=True)] for f in figures]
-        ).reshape(len(rows), len(metrics))
-        members = [chosen_from.members[i] for i in rows]
-        front = frontier(self.history, pending)
-        loss = chosen_from.loss
-        if loss is None or front is None:
-            return Proposal(members[0], self.fidelity)
-        factor = chosen_from.calibration
-        forecast = Forecast(
-            Prediction(loss.mean[rows], loss.deviation[rows] * factor),
-            costs,
-            np.zeros_like(costs),
-            np.ones(len(rows)),
-        )
-        accuracy = self.problem.objectives[0]
-        gains = improvement(forecast, front, Scale.of(accuracy, values_of(self.history, accuracy)), scales)
-        best = int(gains.argmax())
-        return self._proposal(members[best], forecast, best, factor, chosen_from.log)
-
-    def _proposal(
-        self, architecture: Architecture, forecast: Forecast, row: int, calibration: float, log: bool
-    ) -> Proposal:
-        """A training, with what is expected of it."""
-        if forecast.loss is None:
-            return Proposal(architecture, self.fidelity)
-        predicted = {
-            "mean": float(forecast.loss.mean[row]),
-            "deviation": float(forecast.loss.deviation[row] / calibration),
-            "log": log,
-            "costs": forecast.costs[row].tolist(),
-        }
-        return Proposal(architecture, self.fidelity, note={PREDICTED: predicted})
