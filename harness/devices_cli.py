@@ -42,6 +42,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     setup.add_argument(
         "--version", metavar="V", help="release of the runtime's package (default: the newest)"
     )
+    setup.add_argument(
+        "--beside",
+        action="store_true",
+        help="keep other releases; targets choose by package = 'name==version'",
+    )
     _action(actions, "list", "list the devices of the lab file", _list)
     emulate_cli.add_parser(actions)
     for name, help_text, command in (
@@ -255,7 +260,9 @@ def _bring(connection: Connection, entry: DeviceEntry, args: argparse.Namespace)
         if args.runtime == "all":
             wanted = runtimes_for(look(connection, entry.python)) or ["onnxruntime"]
         return [
-            dataclasses.asdict(provision(connection, entry, runtime, version=args.version, say=_say))
+            dataclasses.asdict(
+                provision(connection, entry, runtime, version=args.version, beside=args.beside, say=_say)
+            )
             for runtime in wanted
         ]
     finally:

@@ -386,6 +386,8 @@ def test_a_runtime_comes_to_a_bare_board_and_runs_there(
 
     other = home / FOLDER / "tflite-runtime-2.13.0"
     other.mkdir()
+    provision(connection, entry, "tflite", version="2.14.0", beside=True, cache=cache)
+    assert other.exists()
     (home / FOLDER / "tflite-runtime-2.14.0" / unpack.MARKER).unlink()
     assert provision(connection, entry, "tflite", version="2.14.0", cache=cache).size_bytes > 1e6
     assert not other.exists()
