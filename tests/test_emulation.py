@@ -12,6 +12,8 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -201,6 +203,23 @@ def test_no_more_boards_run_than_there_are_cores(monkeypatch: pytest.MonkeyPatch
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with turn():
         pass
+
+
+def test_a_board_that_waits_for_its_turn_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    said: list[str] = []
+
+    def second() -> None:
+        with turn(said.append):
+            said.append("its turn")
+
+    thread = threading.Thread(target=second)
+    with turn():
+        thread.start()
+        while not said:
+            time.sleep(0.001)
+    thread.join()
+    assert said == ["as many emulated boards run as this host has cores (1); waiting for a turn", "its turn"]
 
 
 def test_a_taken_port_is_refused_with_the_remedy() -> None:

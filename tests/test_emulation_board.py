@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from devices.agent_client import AgentClient
+from devices.agent_meter import start_meter, stop_meter
 from devices.device import DeviceEntry, connect
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.machine import Machine
@@ -122,6 +123,23 @@ def test_a_script_shows_on_the_sensors_and_in_the_session(pi4: EmulatedBoard) ->
     pi4.resume()
     with connect(pi4.entry) as connection:
         assert int(connection.run(["cat", path]).stdout) > first, "it goes on when nobody is connected"
+
+
+def test_the_agents_own_meter_asks_a_pi_5s_power_controller(emulated_board: Start) -> None:
+    board = emulated_board("pi5", "cold")
+    with connect(board.entry) as connection:
+        agent = AgentClient.start(
+            connection, directory=board.entry.directory, holder="a test", root=board.entry.root
+        )
+        assert agent.probe().meters == ("rpi_pmic",)
+        facts = start_meter(agent, "rpi_pmic", {}, seed=0, limit_s=600.0)
+        time.sleep(1.0)
+        total, *rails = stop_meter(agent, facts, number=0)
+        agent.close()
+    assert facts.source == "rpi_pmic: sum of 12 rails"
+    assert {"total", "VDD_CORE", "3V3_SYS"} <= {rail.source for rail in rails}
+    assert len(rails) == 1 + 12
+    assert total.powers_w == pytest.approx([profile("pi5").power.idle_w] * len(total.powers_w), rel=1e-4)
 
 
 def test_a_study_pauses_and_stops_what_it_started(pi4: EmulatedBoard) -> None:

@@ -11,6 +11,7 @@ Written into the lab file by ``boardwise devices emulate``::
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import suppress
 
@@ -44,7 +45,9 @@ class Switch(PowerSwitch):
                 " `boardwise devices emulate`"
             )
         self._port = SshAddress.parse(entry.address).port
-        self.board = EmulatedBoard(entry.name, profile, clock=clock, cpus=cpus)  # type: ignore[arg-type]
+        self._name = entry.name
+        self._said: set[str] = set()
+        self.board = EmulatedBoard(entry.name, profile, clock=clock, cpus=cpus, say=self._say)  # type: ignore[arg-type]
         self._lock = threading.Lock()
 
     def on(self) -> None:
@@ -58,7 +61,7 @@ class Switch(PowerSwitch):
 
     def attended(self, agent: BoardAgent) -> BoardAgent:
         """An agent whose board is paused whenever nothing is asked of it."""
-        return RestingAgent(agent, self.board)
+        return RestingAgent(agent, self.board, self._say)
 
     def wake(self) -> None:
         """Goes on if the board is paused."""
@@ -72,3 +75,9 @@ class Switch(PowerSwitch):
                 self.board.stop()
             elif self.board.is_alive:
                 self.board.pause()
+
+    def _say(self, text: str) -> None:
+        """Says on stderr what takes long, such as a wait for a turn; each thing once."""
+        if text not in self._said:
+            self._said.add(text)
+            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
