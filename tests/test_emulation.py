@@ -368,6 +368,9 @@ def test_boards_of_killed_processes_are_ended_and_no_others(cache: Path) -> None
     machines = {name: machine_in(board_folder(name)) for name in ("ours", "theirs", "lasting")}
     ours = Ownership(board_folder("ours"))
     ours.take()
+    again = Ownership(board_folder("ours"))
+    again.take()
+    assert (ours.is_taken, again.is_taken) == (True, False)
     with owner_of(board_folder("theirs")) as other, ExitStack() as stack:
         for process in machines.values():
             stack.enter_context(process)

@@ -35,11 +35,20 @@ class Ownership:
         return self._descriptor is not None
 
     def take(self) -> None:
-        """The board is ended by whoever starts one next, once this process has gone."""
-        if self._descriptor is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _open(self._path)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        """The board is ended by whoever starts one next, once this process has gone.
+
+        One that somebody else owns stays theirs, whoever restarts it.
+        """
+        if self._descriptor is not None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _open(self._path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return
+        self._descriptor = descriptor
 
     def give_up(self) -> None:
         """The board has gone, or stays for good; may be called twice."""
