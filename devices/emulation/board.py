@@ -37,7 +37,8 @@ _FEEDER = Path(__file__).with_name("feeder.py")
 # Without an environment, by which a connection that ends would find them and end them.
 _PLAY = (
     'kill "$(cat /run/feeder.pid)" 2> /dev/null\n'
-    "env -i setsid /usr/bin/python3 -I -S /run/feeder.py /run/script.json < /dev/null > /run/feeder.log 2>&1 &\n"
+    "env -i setsid /usr/bin/python3 -I -S /run/feeder.py /run/script.json < /dev/null"
+    " > /run/feeder.log 2>&1 &\n"
     "echo $! > /run/feeder.pid"
 )
 
