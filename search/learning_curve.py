@@ -16,6 +16,7 @@ Accuracies are handled as log odds, where differences near 1 count; other metric
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,8 +117,11 @@ def extrapolate(curve: Sequence[float], epochs: int, *, proportion: bool = True)
     Returns:
         None for a curve that is too short, or has values that are not finite.
     """
-    if not is_usable(curve):
-        return None
+    return _ensemble(tuple(curve), epochs, proportion) if is_usable(curve) else None
+
+
+@functools.lru_cache(maxsize=8192)  # predictors that learn from one more curve ask for the same ones again
+def _ensemble(curve: tuple[float, ...], epochs: int, proportion: bool) -> Mixture:
     y = _forward(np.array(curve), proportion)
     parts = [
         _posterior(family, rate, y, epochs)
