@@ -7,13 +7,14 @@ result can be counted (:mod:`results.lineage`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness import checkpoints
 from harness.pretrain import stored_supernet
+from harness.rig import Rig
 from results.codec import from_json
 from results.errors import ArchitectureError, StoreError, TrainingError
 from results.records import Trial
@@ -23,9 +24,6 @@ from search.network import Network
 from search.supernet_training import path_weights
 from search.training import repeatable
 from search.training_images import training_images
-
-if TYPE_CHECKING:
-    from harness.rig import Rig
 
 Weights = Mapping[str, NDArray[np.float32]]
 

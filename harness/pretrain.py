@@ -8,21 +8,19 @@ and the score of a training of their own.  A stage that the store has is not run
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from harness import checkpoints
+from harness.pretrain_plan import Pretraining
+from harness.rig import Rig
 from results.codec import to_json
 from results.errors import StoreError
 from results.records import Architecture
 from search.supernet import Supernet
 from search.supernet_training import path_score, train_supernet
 from search.training import TrainingJob, TrainingResult
-
-if TYPE_CHECKING:
-    from harness.pretrain_plan import Pretraining
-    from harness.rig import Rig
 
 SUPERNET = "supernet"
 
