@@ -8,6 +8,7 @@ with any strategy.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,12 @@ class Speedups:
     def trainings(self, candidates: int) -> int:
         """The most trainings of that many candidates, promotions among them."""
         return candidates * (1 if self.ladder is None else len(self.ladder.rungs))
+
+    def expected_trainings(self, candidates: int) -> int:
+        """About how many trainings that many candidates make, for a display."""
+        if self.ladder is None:
+            return candidates
+        return sum(math.ceil(candidates / self.ladder.reduction**k) for k in range(len(self.ladder.rungs)))
 
 
 def speedups_of(entries: Sequence[Any], full: Fidelity, where: str) -> Speedups:

@@ -21,6 +21,7 @@ from harness.prove import score_on_board
 from harness.reference import reference
 from harness.relaxation import informed
 from harness.rig import Rig
+from harness.rung_notes import RungNotes
 from harness.speedups import accelerated
 from harness.verify import check_on_board
 from results import plots, report, table
@@ -137,7 +138,7 @@ def search(rig: Rig, strategy: Strategy) -> None:
         in_flight=rig.study.in_flight,
         busy=rig.host.busy,
         abort=rig.abort,
-        watcher=rig.watcher,
+        watcher=rig.watcher if speedups.ladder is None else RungNotes(rig.watcher),
     )
     loop.search()
     if rig.run.get("finished", "search") is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from devices.registry import Lab
-from harness import config, energy, stages
+from harness import config, energy, speedups, stages
 from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
@@ -37,6 +37,7 @@ def search(args: argparse.Namespace) -> int:
     task = config.task_of(study)
     space = config.space_of(study, task)
     check_stages(config.strategy_of(study, space))
+    speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
         run = store.begin(folder.name, _run_config(study, task, space))
@@ -69,7 +70,8 @@ def dry_run(args: argparse.Namespace) -> int:
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
-    rows = _cost_rows(study, space) | costs_before(config.strategy_of(study, space))
+    strategy = config.strategy_of(study, space)
+    rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -83,22 +85,24 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cost_rows(study: Study, space: SearchSpace) -> dict[str, Any]:
+def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> dict[str, Any]:
     rng = np.random.default_rng(study.seed)
     parameters = [costs(space.build(space.sample(rng))).parameters for _ in range(50)]
     screen, confirm = study.screen, study.confirm
     screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
     confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
     confirm_s *= stages.CONFIRMED_PER_TARGET
-    samples = study.trials * len(study.targets) * screen.sessions[1] * screen.max_runs
+    candidates = study.trials * measured_per_training
+    samples = candidates * len(study.targets) * screen.sessions[1] * screen.max_runs
     rows: dict[str, Any] = {
         "trials": study.trials,
         "trainings": f"{study.trials} of {study.fidelity.epochs} epochs, {study.workers} at a time"
         " (fewer: what breaks a limit is not trained)",
+        "measurements": f"{candidates} candidates on every target",
     }
     for name in dict.fromkeys(t.device for t in study.targets):
         targets = sum(t.device == name for t in study.targets)
-        total_s = targets * (study.trials * screen_s + confirm_s)
+        total_s = targets * (candidates * screen_s + confirm_s)
         rows[f"time on {name}"] = (
             f"{total_s / 60:.0f} min, loading and slow candidates (> {screen_s:.1f} s) not counted"
         )
@@ -132,7 +136,8 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: 
 def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
     if args.json:
         return Watcher()
-    return LiveWatcher(study.problem, study.targets, study.trials)
+    expected = study.speedups.expected_trainings(study.trials)
+    return LiveWatcher(study.problem, study.targets, expected)
 
 
 def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from devices.registry import Lab
 from harness import config, stages
 from harness.board import Board
 from harness.progress import Watcher
+from harness.rung_notes import RungNotes
 from harness.speedups import Speedups, accelerated, check, speedups_of
 from harness.study import Study, study_of
 from results import table
@@ -247,3 +248,33 @@ def test_the_report_says_what_was_saved_and_risked(finished: tuple[Study, Run, P
     assert "lower fidelity" in text
     assert f"{sum(t.training_s for t in known.trials):.0f} s of CPU time" in text
     assert np.isfinite(lower.saved_s)
+
+
+class Notes(Watcher):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.numbers: list[int] = []
+
+    def told(self, evaluation: Any) -> None:
+        self.numbers.append(evaluation.trial.number)
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_the_rank_correlation_is_said_while_the_search_runs() -> None:
+    problem = Problem((Metric("accuracy", maximise=True), Metric("macs")))
+    plain = random_search.Strategy(SPACE, problem, fidelity=FULL, seed=1)
+    told = searched(accelerated(named({"name": "lower_fidelity", "reduction": 2}), plain, candidates=24))
+    notes = Notes()
+    watcher = RungNotes(notes)
+    for evaluation in told:
+        watcher.told(evaluation)
+    assert notes.numbers == [e.trial.number for e in told]
+    assert "2 epochs predict 3 epochs with Kendall's tau 1.00 [0." in notes.lines[0]
+    assert len(notes.lines) >= 3
+
+
+def test_trainings_to_expect() -> None:
+    assert named("lower_fidelity").expected_trainings(9) == 12
+    assert named("learning_curves").expected_trainings(9) == 9
