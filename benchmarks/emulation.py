@@ -39,12 +39,12 @@ from devices.emulation.places import CACHE
 from devices.emulation.resting import RestingAgent
 from harness.export import Exported, export
 from results.records import Plan, Target
-from search.network import costs, initial_weights
+from search.network import Network, costs, initial_weights
 from search.spaces.chain import Space
 
 FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
 BUSY_LOOPS = 2
-INPUT, CLASSES = (3, 64, 64), 10
+INPUT, CANDIDATES_INPUT, CLASSES = (3, 64, 64), (3, 48, 48), 10
 Medians = dict[str, list[float]]
 
 
@@ -97,11 +97,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def networks(count: int) -> dict[str, Exported]:
     """Two networks of about 1 : 2 MACs per runtime, and random candidates for ONNX Runtime."""
-    space = Space(input_shape=INPUT, classes=CLASSES)
-    rng = np.random.default_rng(7)
-    drawn = [space.build(space.sample(rng)) for _ in range(max(count, 20))]
-
-    drawn.sort(key=lambda network: costs(network).macs)
+    drawn = sorted(_drawn(INPUT, 20), key=lambda network: costs(network).macs)
     small = drawn[len(drawn) // 2]
     double = min(drawn, key=lambda n: abs(costs(n).macs / costs(small).macs - 2))
     files = {}
@@ -109,9 +105,15 @@ def networks(count: int) -> dict[str, Exported]:
         files[f"{runtime} 1x"] = export(small, initial_weights(small, 0), file_format)
         files[f"{runtime} 2x"] = export(double, initial_weights(double, 0), file_format)
     candidates = {
-        f"candidate {i}": export(n, initial_weights(n, 0), "onnx") for i, n in enumerate(drawn[:count])
+        f"candidate {i}": export(n, initial_weights(n, 0), "onnx")
+        for i, n in enumerate(_drawn(CANDIDATES_INPUT, count))
     }
     return files | candidates
+
+
+def _drawn(input_shape: tuple[int, int, int], count: int) -> list[Network]:
+    space, rng = Space(input_shape=input_shape, classes=CLASSES), np.random.default_rng(7)
+    return [space.build(space.sample(rng)) for _ in range(count)]
 
 
 def _medians(
@@ -134,6 +136,8 @@ def _medians(
                     ranked[name] = _session(agent, name, files[name], args.runs, 0)
     if figures is not None:
         figures |= _resources(board)
+    for name, values in medians.items():
+        _say(f"{name}: coefficient of variation {_cv(values):.6f} of {values}")
     return medians, sorted(ranked, key=lambda name: ranked[name])
 
 
