@@ -16,7 +16,7 @@ import numpy as np
 from harness.profile import profile
 from harness.rig import Rig
 from results.codec import to_json
-from search.differentiable import Epoch, Found, SearchPlan, search_cells
+from search.differentiable import Epoch, SearchPlan, search_cells
 from search.differentiable_blocks import CellBlocks
 from search.differentiable_mixture import LatencyTerm
 from search.strategies import differentiable
@@ -80,22 +80,17 @@ def _search(rig: Rig, plan: SearchPlan, profiled_s: Mapping[str, Mapping[str, fl
             latency=latency_term(blocks, plan, profiled_s),
             on_epoch=say,
         )
+    selected = rig.space.architecture(found.choices)
     if found.stopped:
         rig.watcher.note(f"  stopped early: {found.stopped}")
     return {
         "plan": to_json(plan),
         "found": to_json(found),
-        "sum_of_blocks_s": _sums_s(rig, blocks, found, profiled_s),
+        "architecture": to_json(selected),
+        "sum_of_blocks_s": {n: blocks.total_s(selected, times_s) for n, times_s in profiled_s.items()},
         "training_s": found.search_s,
         "wall_s": time.monotonic() - started,
     }
-
-
-def _sums_s(
-    rig: Rig, blocks: CellBlocks, found: Found, profiled_s: Mapping[str, Mapping[str, float]]
-) -> dict[str, float]:
-    selected = rig.space.architecture(found.choices)
-    return {name: blocks.total_s(selected, times_s) for name, times_s in profiled_s.items()}
 
 
 def informed(rig: Rig, strategy: Strategy) -> Strategy:

@@ -35,7 +35,9 @@ def _found(known: History, body: Mapping[str, Any]) -> list[str]:
     ]
     if search["stopped"]:
         lines.append(f"- **Stopped early**: {search['stopped']}; the weights are those of the epoch before")
-    trial = next((t for t in known.trials if t.trial.proposal.note.get("selected")), None)
+    choices = tuple(body["architecture"]["choices"])
+    tried = [t for t in known.trials if t.trial.proposal.architecture.choices == choices]
+    trial = max(tried, key=lambda t: len(t.measurements), default=None)
     if trial is not None:
         options = ", ".join(f"{name} {option}" for name, option in trial.options.items())
         lines.append(f"- **Selected**: trial {trial.trial.number} ({options})")

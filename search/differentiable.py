@@ -36,6 +36,7 @@ from search.differentiable_mixture import (
     first_order,
     mixed,
 )
+from search.differentiable_selection import select_by_perturbation
 from search.differentiable_supernet import MixedNetwork, Mixture
 from search.tasks import Task
 from search.training import repeatable
@@ -164,8 +165,6 @@ def search_cells(
     Raises:
         TrainingError: If a loss is not finite.
     """
-    from search.differentiable_selection import select_by_perturbation
-
     with repeatable(seed):
         search = Search(blocks, task, plan, seed=seed, latency=latency)
         search.run(on_epoch)

@@ -31,6 +31,9 @@ its input and output once (another memory layout) then counts for little."""
 
 STAGES = (1, 2, 3)
 
+NODES = tuple(sorted({end for _, end in EDGES}))
+"""Nodes of a cell that are sums; the last is its output."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -201,7 +204,3 @@ class CellBlocks:
             for stage in STAGES
         )
         return self.fixed_s(measured_s) + self.cells * sum(one_of_each)
-
-
-NODES = tuple(sorted({end for _, end in EDGES}))
-"""Nodes of a cell that are sums; the last is its output."""

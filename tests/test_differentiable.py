@@ -389,7 +389,6 @@ def test_a_selected_cell_that_is_pending_is_not_asked_for_again() -> None:
     second = strategy.ask(1, [Trial(0, first)])
     assert second is not None
     assert second.architecture != first.architecture
-    assert not second.note
 
 
 def test_operations_without_probability_are_asked_for_only_when_nothing_else_is_left() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +65,40 @@ def test_every_block_runs_in_every_format_and_precision(runtime: str, precision:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished run."""
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str, float]]]:
+    """Folder of a run that was killed in the middle of the profile and gone on with, and its records then."""
     folder = tmp_path_factory.mktemp("differentiable")
     (folder / "lab.toml").write_text(f'[devices.desk]\nconnection = "local"\npython = "{sys.executable}"\n')
     (folder / "study.toml").write_text(STUDY)
     places = ["--lab", str(folder / "lab.toml"), "--runs", str(folder / "runs")]
-    assert cli.main(["search", str(folder / "study.toml"), *places]) == 0
-    return folder / "runs" / "cells"
+    run = folder / "runs" / "cells"
+    argv = [sys.executable, "-m", "harness.cli", "search", str(folder / "study.toml"), *places]
+    with (folder / "output.log").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=Path(__file__).parents[1], stdout=log, stderr=log)
+    while profiled_so_far(run) < 5:
+        assert process.poll() is None, (folder / "output.log").read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = [(r.kind, r.key, r.at) for r in records(run)]
+    assert cli.main(["resume", str(run), *places]) == 0
+    return run, before
+
+
+def profiled_so_far(run: Path) -> int:
+    """Number of measured blocks, read from outside while the run writes."""
+    try:
+        with closing(sqlite3.connect(f"file:{run / STORE}?mode=ro", uri=True, timeout=5)) as database:
+            query = "SELECT COUNT(*) FROM records WHERE kind = 'profiled'"
+            return int(database.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # not there yet, or its tables are being made
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: tuple[Path, list[Any]]) -> Path:
+    """Folder of a finished run."""
+    return interrupted[0]
 
 
 def records(folder: Path, kind: str | None = None) -> list[Any]:
@@ -84,10 +114,18 @@ def test_every_block_is_measured_once_per_target(finished: Path) -> None:
         assert record.body["measurement"]["origin"] == "measured"
 
 
+def test_a_killed_profile_is_gone_on_with(interrupted: tuple[Path, list[Any]]) -> None:
+    run, before = interrupted
+    measured = [key for kind, key, _ in before if kind == "profiled"]
+    assert 5 <= len(measured) < 20
+    assert not [key for kind, key, _ in before if kind == "pretrained"]
+    assert [(r.kind, r.key, r.at) for r in records(run)][: len(before)] == before
+
+
 def test_the_selected_network_is_asked_for_first_and_measured_as_a_whole(finished: Path) -> None:
     (pretrained,) = records(finished, "pretrained")
     first = next(r for r in records(finished, "asked") if r.key == "0").body["trial"]["proposal"]
-    assert first["note"] == {"selected": True}
+    assert first["architecture"] == pretrained.body["architecture"]
     assert pretrained.body["training_s"] > 0
     assert len(pretrained.body["found"]["curve"]) <= 3
     asked = [

@@ -92,7 +92,7 @@ class Strategy(strategy.Strategy):
         """The selected network first, then the most probable of some drawn ones; see the base class."""
         taken = self.history.taken(pending)
         if self.selected is not None and self.selected not in taken:
-            return Proposal(self.selected, self.fidelity, note={"selected": True})
+            return Proposal(self.selected, self.fidelity)
         rng = self.randomness(number)
         drawn = {a: p for a, p in self._drawn(rng).items() if a not in taken}
         found = max(drawn, key=lambda a: drawn[a]) if drawn else new_sample(self.space, rng, taken)
