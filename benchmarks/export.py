@@ -6,7 +6,8 @@
   (with ranges at hand), ``calibrate_ms`` (128 images) and ``quantize_static_ms`` (ONNX Runtime's tool, 128
   images, calibration included);
 * ``torch_onnx_ms``: PyTorch's current exporter, ``torch.onnx.export(dynamo=True)``, where ``onnxscript``
-  is installed, ``torchscript_onnx_ms``: its older and faster one; ``onnx_to_torch_size``: our file to theirs;
+  is installed, ``torchscript_onnx_ms``: its older and faster one; ``onnx_to_torch_size``: our file to theirs,
+  ``onnx_to_torch_bare_size``: to theirs without the metadata and shapes that it writes for debuggers;
 * with ``--accuracy``: a network trained on ``digits_in_photos``: accuracy in float32, accuracy and argmax
   agreement of the int8 files on validation and test images, by method of calibration.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from harness import plugins
@@ -143,8 +145,19 @@ def torch_exporters(network: Network, repeats: int) -> dict[str, float]:
         if importlib.util.find_spec("onnxscript"):
             found["torch_onnx_ms"] = median_ms(lambda: work(dynamo=True, external_data=False), repeats)
             sizes["onnx_to_torch_size"] = path.stat().st_size
+            sizes["onnx_to_torch_bare_size"] = bare_size_bytes(path.read_bytes())
     ours = export(network, weights, "onnx").artifact.size_bytes
     return found | {name: ours / size for name, size in sizes.items()}
+
+
+def bare_size_bytes(data: bytes) -> int:
+    """Size of an ONNX file without what no runtime reads: metadata, doc strings, intermediate shapes."""
+    model = onnx.load_model_from_string(data)
+    for part in (model, model.graph, *model.graph.node):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    del model.graph.value_info[:]
+    return int(model.ByteSize())
 
 
 def calibration_times(network: Network, repeats: int) -> dict[str, float]:

@@ -86,7 +86,7 @@ def rows_of(number: int, network: Network, arguments: argparse.Namespace, entry:
     agents = arguments.agents
     plan = replace(BENCH, name="untrained", agents=agents, sessions=(2 * agents, 2 * agents), session_s=0.2)
     jobs: dict[Kind, tuple[Job, Job]] = {}
-    for kind in KINDS:
+    for kind in (Kind(*name.split("-")) for name in arguments.kinds):
         target = Target(
             entry.name, next(r for r, f in FORMATS.items() if f == kind.file_format), kind.precision
         )
@@ -131,6 +131,10 @@ def main() -> None:
     parser.add_argument("--least-macs", type=float, default=1e6)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--agents", type=int, default=8)
+    names = [kind.name for kind in KINDS]
+    parser.add_argument(
+        "--kinds", nargs="+", choices=names, default=names, metavar="KIND", help=" ".join(names)
+    )
     parser.add_argument(
         "--quantile", type=float, default=0.5, help="of a session's runs; a low one for a busy machine"
     )

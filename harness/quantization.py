@@ -22,12 +22,16 @@ from numpy.typing import NDArray
 from harness.folding import Operation, fuses
 from search.network import (
     Activation,
+    Add,
     AvgPool,
     BatchNorm,
     Concat,
     Conv,
     Flatten,
+    GlobalPool,
+    Identity,
     MaxPool,
+    Multiply,
     Resize,
     Softmax,
 )
@@ -182,18 +186,36 @@ def quantize(operations: Sequence[Operation], ranges: Ranges, *, symmetric: bool
 def plausible_ranges(operations: Sequence[Operation]) -> dict[str, Range]:
     """Ranges to measure a network with before it is trained: kernels do not care for values.
 
-    Normalised activations lie within +-6; what an activation function bounds has its bounds.
+    Normalised activations lie within +-6; what an activation function bounds has its bounds, and what cannot
+    become negative begins at 0.  The latter decides what runs: a ReLU whose output begins at 0 is part of the
+    rounding and costs nothing, others are computed.
     """
-    ranges = {"input": (-6.0, 6.0)}
+    ranges = {"input": _ANY}
     for operation in operations:
         kind = operation.activation
         if isinstance(operation.layer, Activation):
             kind = operation.layer.kind
-        ranges[operation.linear] = (-6.0, 6.0)
-        ranges[operation.name] = _BOUNDS.get(kind, (-6.0, 6.0))
+        linear = _plausible(operation, [ranges[name] for name in operation.inputs])
+        ranges[operation.linear] = linear
+        ranges[operation.name] = _BOUNDS.get(kind, linear)
     return ranges
 
 
+def _plausible(operation: Operation, inputs: Sequence[Range]) -> Range:
+    """Range of what an operation computes, before its activation, from those of its inputs."""
+    lows, highs = zip(*inputs, strict=True)
+    match operation.layer:
+        case MaxPool() | AvgPool() | Resize() | Flatten() | Concat() | GlobalPool() | Identity():
+            return min(lows), max(highs)
+        case Add():
+            return max(_ANY[0], sum(lows)), min(_ANY[1], sum(highs))
+        case Multiply() if min(lows) >= 0:
+            return 0.0, _ANY[1]
+        case _:
+            return _ANY
+
+
+_ANY: Range = (-6.0, 6.0)
 _BOUNDS: dict[str | None, Range] = {
     "relu": (0.0, 6.0),
     "relu6": (0.0, 6.0),
