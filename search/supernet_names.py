@@ -11,14 +11,14 @@ of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from results.records import Architecture
 from search.layers import Shape, tensors
 from search.morphism_layers import is_depthwise
-from search.network import BatchNorm, Conv, Dense, Network, Node
+from search.network import BatchNorm, Conv, Dense, Network, Node, costs
 from search.space import SearchSpace
 
 SAMPLES = 200
@@ -100,7 +100,12 @@ def looked_at(space: SearchSpace, seed: int) -> Iterator[Architecture]:
 
 
 def extreme(
-    space: SearchSpace, rng: np.random.Generator, *, largest: bool, fixed: dict[int, int] | None = None
+    space: SearchSpace,
+    rng: np.random.Generator,
+    *,
+    largest: bool,
+    fixed: dict[int, int] | None = None,
+    upwards: Sequence[bool] | None = None,
 ) -> Architecture:
     """A network with the last (or first) option of every ordered decision, the others by chance.
 
@@ -109,15 +114,33 @@ def extreme(
         rng: Draws the decisions without an order.
         largest: Last or first options.
         fixed: Options of some decisions by number; decisions that these depend on are chosen to suit.
+        upwards: Decisions whose last option counts as the largest; None for all of them.
     """
     choices = []
-    for decision in space.decisions:
+    for i, decision in enumerate(space.decisions):
         last = len(decision.options) - 1
         drawn = int(rng.integers(last + 1))
-        choices.append((last if largest else 0) if decision.ordered else drawn)
+        up = largest == (upwards is None or upwards[i])
+        choices.append((last if up else 0) if decision.ordered else drawn)
     for i, option in (fixed or {}).items():
         _fix(space, choices, i, option)
     return space.architecture(choices)
+
+
+def upwards(space: SearchSpace) -> list[bool]:
+    """Of every decision, whether networks have more multiply-accumulates with its last option than its first.
+
+    Of decisions without an order it says nothing.  A larger stride, say, makes a smaller network.
+    """
+    found = []
+    for i, decision in enumerate(space.decisions):
+        macs = [
+            costs(space.build(extreme(space, np.random.default_rng(i), largest=True, fixed={i: option}))).macs
+            for option in (0, len(decision.options) - 1)
+            if decision.ordered
+        ]
+        found.append(not macs or macs[1] >= macs[0])
+    return found
 
 
 def _fix(space: SearchSpace, choices: list[int], index: int, option: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from results.errors import ConfigError
 from results.records import Architecture
 from search.space import SearchSpace
-from search.supernet_names import extreme
+from search.supernet_names import extreme, upwards
 
 Sampling = Literal["uniform", "fair", "sandwich"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -62,21 +62,38 @@ class SupernetPlan:
             raise ConfigError(f"a supernet needs epochs, paths and batches of {SMALLEST_BATCH}, got {self}")
 
 
-def sampled(
-    space: SearchSpace, sampling: Sampling, rng: np.random.Generator, *, paths: int
-) -> list[Architecture]:
-    """The networks of one step; of ``sandwich``, the largest is the first."""
-    match sampling:
-        case "uniform":
-            return [space.sample(rng)]
-        case "fair":
-            return _fair(space, rng)
-        case "sandwich":
-            state = int(rng.integers(2**31))
-            ends = [
-                extreme(space, np.random.default_rng(state), largest=largest) for largest in (True, False)
-            ]
-            return [*ends, *(space.sample(rng) for _ in range(paths))]
+class Sampler:
+    """Draws the networks of each step.
+
+    Args:
+        space: Where from.
+        plan: Which sampling.
+        seed: The draws follow from it.
+    """
+
+    def __init__(self, space: SearchSpace, plan: SupernetPlan, seed: int) -> None:
+        self._space = space
+        self._plan = plan
+        self._rng = np.random.default_rng((seed, 13))
+        self._upwards = upwards(space) if plan.sampling == "sandwich" else []
+
+    def draw(self) -> list[Architecture]:
+        """The networks of one step; of ``sandwich``, the largest is the first and the smallest the second."""
+        match self._plan.sampling:
+            case "uniform":
+                return [self._space.sample(self._rng)]
+            case "fair":
+                return _fair(self._space, self._rng)
+            case "sandwich":
+                return self._sandwich()
+
+    def _sandwich(self) -> list[Architecture]:
+        state = int(self._rng.integers(2**31))
+        largest, smallest = (
+            extreme(self._space, np.random.default_rng(state), largest=which, upwards=self._upwards)
+            for which in (True, False)
+        )
+        return [largest, smallest, *(self._space.sample(self._rng) for _ in range(self._plan.paths))]
 
 
 def _fair(space: SearchSpace, rng: np.random.Generator) -> list[Architecture]:

@@ -18,13 +18,16 @@ from results.records import Fidelity, Score
 from search.network import Network
 from search.space import SearchSpace
 from search.supernet import Path, Supernet
-from search.supernet_sampling import SMALLEST_BATCH, SupernetPlan, sampled
+from search.supernet_sampling import SMALLEST_BATCH, Sampler, SupernetPlan
 from search.tasks import Task
 from search.training import check_fits, evaluate, repeatable
 from search.training_images import training_images
 from search.training_run import Limits, TrainingRun
 
 Weights = Mapping[str, NDArray[np.float32]]
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+"""What PyTorch says on a CPU (Linux, Windows), on an accelerator, and where C++ says it."""
 
 RECALIBRATION_IMAGES = 512
 
@@ -95,8 +98,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch or Python ran out of memory, on a CPU or an accelerator."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _trained(
@@ -131,7 +133,7 @@ class _Step:
         self._supernet = supernet
         self._run = run
         self._plan = plan
-        self._rng = np.random.default_rng((run.seed, 13))
+        self._sampler = Sampler(space, plan, run.seed)
         parameters = list(supernet.tensors.values())
         self._optimiser = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -140,7 +142,7 @@ class _Step:
 
     def __call__(self, images: Tensor, targets: Tensor) -> float:
         """Trains on a batch; the mean loss of the networks that took part."""
-        taken = sampled(self._space, self._plan.sampling, self._rng, paths=self._plan.paths)
+        taken = self._sampler.draw()
         self._optimiser.zero_grad(set_to_none=True)  # what no network used is not changed
         losses: list[float] = []
         taught: Tensor | None = None
