@@ -117,7 +117,7 @@ def _lower_fidelity(found: Speedups, table: Settings, full: Fidelity) -> Speedup
 
 def _fidelity(table: Settings, full: Fidelity) -> Fidelity:
     fidelity = Fidelity(
-        epochs=table.take_count("epochs", full.epochs),
+        epochs=table.take_count("epochs", full.epochs, low=0),
         subset=table.take_number("subset", full.subset, low=0.001, high=1.0),
         width=table.take_number("width", full.width, low=0.01, high=1.0),
         resolution=table.take_optional("resolution", int) or full.resolution,
@@ -151,7 +151,7 @@ def check(speedups: Speedups, task: Task, *, pretrains: bool) -> None:
     """Refuses speed-ups that the data or the study have not the means for; before anything is measured.
 
     Raises:
-        ConfigError: If a rung has more pixels than the images, or there is no supernet to begin with.
+        ConfigError: If a rung has more pixels than the images, or there is no supernet where one is needed.
     """
     edge = min(task.input_shape[1:])
     for rung in () if speedups.ladder is None else speedups.ladder.rungs:
@@ -159,6 +159,10 @@ def check(speedups: Speedups, task: Task, *, pretrains: bool) -> None:
             raise ConfigError(
                 f"speedups: a rung has a resolution of {rung.resolution} pixels, but the images of task "
                 f"{task.name!r} have {edge}; choose at most that"
+            )
+        if rung.epochs == 0 and not speedups.supernet:
+            raise ConfigError(
+                "speedups: a rung of no epochs scores shared weights: name the speed-up 'supernet', too"
             )
     if speedups.supernet and not pretrains:
         raise ConfigError(

@@ -16,11 +16,12 @@ from harness.training_watch import TrainingWatch
 from harness.trainings import TRAINING, SharedTrainings, training_key
 from results.blobs import name_of
 from results.codec import from_json, to_json
+from results.errors import TrainingError
 from results.records import Option, Score, Trial
 from search.joint import JointSpace, recipe_of
 from search.learning_curve_stopping import StopsEarly
 from search.network import Network
-from search.training import TrainingJob
+from search.training import TrainingJob, evaluate
 
 
 class Trainer:
@@ -113,6 +114,8 @@ class Trainer:
         """Trains and stores what came out; the proof of the files need not wait until that is durable."""
         with self.rig.host.busy(), self.rig.torch:
             job = replace(job, weights=inherited(self.rig, known.trial, job.network))
+        if job.fidelity.epochs == 0:
+            return self._scoring(known, job, extra)
         watch = TrainingWatch(known.evaluation("complete"), self.rig.watcher, self._stopping)
         started = time.monotonic()
         result = self.rig.pool.submit(job, watch, may_stop=self._stopping is not None).result()
@@ -129,6 +132,28 @@ class Trainer:
         }
         self.rig.run.append_soon("trained", str(known.trial.number), body, blob=data)
         return body, result.weights
+
+    def _scoring(
+        self, known: Progressing, job: TrainingJob, extra: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Weights]:
+        """Scores and stores the weights that a training of no epochs begins with."""
+        if job.weights is None:
+            text = "no epochs need weights to begin with: a parent's or a supernet's"
+            raise TrainingError(job.network.fingerprint, text)
+        started_s, started = time.thread_time(), time.monotonic()
+        with self.rig.host.busy(), self.rig.torch:
+            score = evaluate(job.network, job.weights, self.rig.task, "validation")
+        data = checkpoints.pack(job.weights)
+        body = {
+            "accuracy": {"fp32": to_json(score)},
+            "learning_curve": [score.value],
+            "checkpoint": name_of(data),
+            "training_s": time.thread_time() - started_s,
+            "wall_s": time.monotonic() - started,
+            **extra,
+        }
+        self.rig.run.append_soon("trained", str(known.trial.number), body, blob=data)
+        return body, job.weights
 
 
 def training_seed(seed: int, number: int) -> int:

@@ -27,6 +27,12 @@ class Lineage:
     supernet: bool
 
 
+def own_epochs(known: TrialRecords) -> int:
+    """Epochs that a trial was trained itself: fewer than asked for where it was ended early."""
+    asked = known.trial.proposal.fidelity.epochs
+    return min(asked, len(known.learning_curve)) if known.learning_curve else asked
+
+
 def lineages(trials: Iterable[TrialRecords]) -> dict[int, Lineage]:
     """The lineage of every trained trial by its number.
 
@@ -37,7 +43,7 @@ def lineages(trials: Iterable[TrialRecords]) -> dict[int, Lineage]:
         if not known.accuracy:
             continue
         source = known.trial.proposal.weights_from
-        epochs = len(known.learning_curve) or known.trial.proposal.fidelity.epochs
+        epochs = own_epochs(known)
         parent = found.get(source) if isinstance(source, int) else None
         if parent is None or not isinstance(source, int):
             found[known.trial.number] = Lineage((), epochs, known.training_s, source == SUPERNET)

@@ -42,7 +42,7 @@ class Fidelity:
     """How much training a trial gets.  Of training only: the board always gets the full network.
 
     Attributes:
-        epochs: Passes over the (sub)set; at least 1.
+        epochs: Passes over the (sub)set; 0 to score the weights that it begins with (a supernet's).
         subset: Share of the training data, in (0, 1].
         width: Multiplier of the channel numbers while training, in (0, 1].
         resolution: Edge of the images in pixels while training; None for the data's own.
@@ -54,8 +54,8 @@ class Fidelity:
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or not 0 < self.subset <= 1 or not 0 < self.width <= 1:
-            raise ConfigError(f"fidelity needs epochs >= 1 and 0 < subset, width <= 1, got {self}")
+        if self.epochs < 0 or not 0 < self.subset <= 1 or not 0 < self.width <= 1:
+            raise ConfigError(f"fidelity needs epochs >= 0 and 0 < subset, width <= 1, got {self}")
 
 
 @dataclass(frozen=True)

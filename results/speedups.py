@@ -128,7 +128,8 @@ def _not_promoted(known: History, trained: Sequence[_Trained], full: Fidelity) -
             full.resolution,
             full.subset,
         )
-        cost_s = last.epoch_s * full.epochs if same_size or not whole else statistics.fmean(whole)
+        timed = same_size and last.level.epochs > 0  # a score of shared weights tells no training's cost
+        cost_s = last.epoch_s * full.epochs if timed or not whole else statistics.fmean(whole)
         saved_s += max(0.0, cost_s - sum(one.known.training_s for one in group))
     return Saving("lower_fidelity", len(left), saved_s, _lost(known.problem, left, trained, by_architecture))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from results.codec import from_json
 from results.evaluations import History, history
-from results.lineage import lineages
+from results.lineage import lineages, own_epochs
 from results.markdown import table
 from results.rank_correlation import LEAST, kendall
 from results.records import Interval, Score
@@ -90,7 +90,7 @@ def _behind(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> list[
     for trial in trained[:SHOWN]:
         number = trial.trial.number
         body, whole = inherited[number], behind[number]
-        own = len(trial.learning_curve) or trial.trial.proposal.fidelity.epochs
+        own = own_epochs(trial)
         total = f"{whole.epochs} epochs, {whole.training_s:.1f} s" + (" + supernet" if whole.supernet else "")
         rows.append((number, body["parent"], body["kind"], f"{own} epochs, {trial.training_s:.1f} s", total))
     if not rows:

@@ -100,8 +100,8 @@ def test_what_does_not_fit_is_refused_by_field(change: Callable[[Any], Any], mes
 def test_records_that_refuse_themselves_are_store_errors_when_read() -> None:
     with pytest.raises(StoreError, match="low <= value <= high"):
         from_json(Interval, {"low": 2, "value": 1, "high": 3})
-    with pytest.raises(StoreError, match=r"Fidelity.*epochs >= 1"):
-        from_json(Fidelity, {"epochs": 0})
+    with pytest.raises(StoreError, match=r"Fidelity.*epochs >= 0"):
+        from_json(Fidelity, {"epochs": -1})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}, b"x", 1j])
