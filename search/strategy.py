@@ -25,7 +25,12 @@ class Strategy(ABC):
         fidelity: Training that a full trial gets.
         seed: Everything random follows from it.
         prior: Records of earlier stages (profiles, a supernet), by stage name.
+
+    Attributes:
+        measured_per_training: Candidates that it has measured for each that is trained, on average at most.
     """
+
+    measured_per_training = 1
 
     def __init__(
         self,

@@ -109,6 +109,11 @@ class GaussianProcess:
         variance = self._variance * np.maximum(1.0 - np.sum(cross * solved.T, axis=1), 1e-9)
         return Prediction(self._offset + self._unit * mean, self._unit * np.sqrt(variance))
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of an observation around the function."""
+        return float(self._unit * np.sqrt(self._variance * np.exp(self._parameters[3])))
+
     def _distances(self, a: Inputs, b: Inputs) -> tuple[Floats, Floats]:
         rows = [((x.features - self._centre) / self._scale)[:, self._used] for x in (a, b)]
         features = cdist(rows[0], rows[1]) / np.sqrt(max(1, int(self._used.sum())))
@@ -200,8 +205,8 @@ def _negative_evidence(
 class Ensemble:
     """Average of a Gaussian process and randomised trees.
 
-    The variance is that of the process plus that between the members' means (law of total variance).  The
-    noise of observations is not in it: it would reward another training of what is known already.
+    The variance is that of the process and its noise plus that between the members' means (law of total
+    variance): what one training will give, not what many would on average, is what counts on a front.
 
     Args:
         inputs: Where it was observed.
@@ -219,7 +224,8 @@ class Ensemble:
         process = self._process.predict(inputs)
         columns = _columns(inputs)
         means = np.array([process.mean, self._forest.predict(columns)])
-        return Prediction(means.mean(axis=0), np.sqrt(process.deviation**2 + means.var(axis=0)))
+        variance = process.deviation**2 + self._process.noise**2 + means.var(axis=0)
+        return Prediction(means.mean(axis=0), np.sqrt(variance))
 
 
 def _columns(inputs: Inputs) -> Floats:

@@ -56,6 +56,7 @@ def test_what_is_trained_was_measured_first_and_no_more_is_measured_than_allowed
         table.space, table.problem(), fidelity=FIDELITY, seed=4, start=4, shortlist=3
     )
     found = played(strategy, table, 12)
+    assert strategy.measured_per_training == 3
     measured: set[Architecture] = set()
     trained = 0
     for proposal, evaluation in found:

@@ -65,6 +65,7 @@ class Strategy(strategy.Strategy):
         if shortlist < 0 or start < 1:
             raise ConfigError(f"bayesian needs shortlist >= 0 and start >= 1, got {shortlist} and {start}")
         self.shortlist = shortlist
+        self.measured_per_training = max(1, shortlist)
         self.start = start
         self.history = History(space, problem)
 
@@ -157,7 +158,7 @@ class Strategy(strategy.Strategy):
         trained += sum(not trial.proposal.screen_only for trial in pending)
         measured = {o.architecture for o in self.history.outcomes}
         measured |= {trial.proposal.architecture for trial in pending}
-        return max(0, min(2 * self.shortlist, self.shortlist * (trained + 1) - len(measured)))
+        return max(0, min(2 * self.shortlist, self.shortlist * trained - len(measured)))
 
     def _members(self, ranked: Sequence[Architecture], measurable: int) -> list[Architecture]:
         """The best candidates of those that are measured already, and of those that are not.
