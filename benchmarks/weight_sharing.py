@@ -4,12 +4,13 @@
 
 All trainings are real, on ``digits_in_photos`` (validation scores), in this process, on one thread.
 
-* **Morphisms.**  Random networks of the chain space are trained for ``PARENT_EPOCHS``, grown by one change, and
-  trained for ``CHILD_EPOCHS`` more.  The same child from fresh weights, for several numbers of epochs, tells how
-  many it takes to be as accurate.  ``ratio`` is that number over the child's own epochs, ``ratio_counted`` over
-  the parent's and its own.  The same with children that no morphism leads to (``overlap``).
-* **Supernet.**  One per way of sampling, then ``NETWORKS`` random networks scored under shared weights, and trained
-  alone.  ``tau`` is Kendall's rank correlation of the two scores with its 95 % interval.
+* **Morphisms.**  Random networks of the chain space are trained for ``PARENT_EPOCHS``, grown by one change,
+  and trained for ``CHILD_EPOCHS`` more.  The same child from fresh weights, for several numbers of epochs,
+  tells how many it takes to be as accurate.  ``ratio`` is that number over the child's own epochs,
+  ``ratio_counted`` over the parent's and its own.  The same with children that no morphism leads to
+  (``overlap``).
+* **Supernet.**  One per way of sampling, then ``NETWORKS`` random networks scored under shared weights, and
+  trained alone.  ``tau`` is Kendall's rank correlation of the two scores with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from results.records import Architecture, Fidelity
 from search.datasets import load_task
 from search.morphism import Inherited, map_weights
 from search.morphism_norms import settle
-from search.network import costs
+from search.network import costs, initial_weights
 from search.spaces.chain import Space
 from search.supernet import Supernet
-from search.supernet_sampling import SAMPLINGS, SupernetPlan
+from search.supernet_sampling import SAMPLINGS, Sampling, SupernetPlan
 from search.supernet_training import path_score, train_supernet
 from search.tasks import Task
 from search.training import TrainingJob, TrainingResult, repeatable, train
@@ -52,7 +53,7 @@ SCRATCH_EPOCHS = (4, 6, 8, 12)
 PAIRS = 5
 NETWORKS = 18
 ALONE_EPOCHS = 8
-SUPERNET_EPOCHS = {"uniform": 30, "fair": 10, "sandwich": 8}
+SUPERNET_EPOCHS: dict[Sampling, int] = {"uniform": 30, "fair": 10, "sandwich": 8}
 """Roughly equal CPU time: a step of ``fair`` trains three networks, one of ``sandwich`` four."""
 
 
@@ -100,8 +101,6 @@ def morphisms(space: Space, task: Task) -> dict[str, Any]:
 
 
 def _untrained(space: Space, architecture: Architecture) -> Any:
-    from search.network import initial_weights
-
     return initial_weights(space.build(architecture), 0)
 
 
@@ -188,7 +187,7 @@ def supernets(space: Space, task: Task) -> dict[str, Any]:
 
 
 def _supernet(
-    space: Space, task: Task, architectures: Sequence[Architecture], alone: Sequence[float], name: str
+    space: Space, task: Task, architectures: Sequence[Architecture], alone: Sequence[float], name: Sampling
 ) -> dict[str, Any]:
     plan = replace(SupernetPlan(), sampling=name, epochs=SUPERNET_EPOCHS[name])
     result = train_supernet(space, task, plan, seed=0)
