@@ -47,8 +47,8 @@ from search.spaces.chain import Space
 from tests.fixtures_results import make_measurement, make_session
 
 INPUT = (3, 224, 224)
-"""Some milliseconds.  The loop's own call takes 0.7 us longer in Python than ours (a lambda, and output names that
-ONNX Runtime looks up anew): 0.25 % of a network of 0.27 ms, which this comparison resolves."""
+"""Some milliseconds.  In Python the loop's own call takes 0.7 us longer than ours (a lambda, and names of
+outputs that ONNX Runtime looks up anew): 0.25 % of a network of 0.27 ms, which this comparison resolves."""
 
 PAIRS = 5
 PLAN = Plan("agreement", sessions=(PAIRS, PAIRS), agents=PAIRS, session_s=0.2, warmup_s=0.1, min_runs=50)
