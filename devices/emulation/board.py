@@ -129,19 +129,8 @@ class EmulatedBoard:
         with alone(self.folder / "lock", self._say, f"starts {self.name}"):
             if self._runs_as_wanted(port):
                 self.machine.resume()
-                return self._entry(image)
-            self.machine.kill()
-            chosen, key = port or self._known_port() or machine.free_port(), key_of(image, self.hardware)
-            keeps_disk = how == "cold" and self._known("cut") is True and self._known("key") == key
-            self._write(port=chosen, key=key)
-            if not outlives_us:
-                self._ownership.take()
-            try:
-                self._start(image, how, chosen, keeps_disk)
-                self._settle(image)
-            except BaseException:
-                self.machine.kill()
-                raise
+            else:
+                self._bring_up(image, how, port, outlives_us)
         return self._entry(image)
 
     def image(self, *, rebuild: bool = False) -> Image:
@@ -221,8 +210,10 @@ class EmulatedBoard:
 
     def power_cycle(self) -> None:
         """Takes its power away and gives it back, and returns when it answers again."""
-        self.power_cut()
-        self.start("cold")
+        image = self.image()
+        with alone(self.folder / "lock", self._say, f"starts {self.name}"):  # so that nobody else starts it
+            self.power_cut()
+            self._bring_up(image, "cold", None, outlives_us=not self.is_ours)
 
     def limit_memory(self, size_bytes: int) -> None:
         """Takes memory from it, down to ``size_bytes``; its full size gives all back."""
@@ -297,6 +288,20 @@ class EmulatedBoard:
         return done
 
     # ------------------------------------------------------------------ inside
+
+    def _bring_up(self, image: Image, how: Start, port: int | None, outlives_us: bool) -> None:
+        self.machine.kill()
+        chosen, key = port or self._known_port() or machine.free_port(), key_of(image, self.hardware)
+        keeps_disk = how == "cold" and self._known("cut") is True and self._known("key") == key
+        self._write(port=chosen, key=key)
+        if not outlives_us:
+            self._ownership.take()
+        try:
+            self._start(image, how, chosen, keeps_disk)
+            self._settle(image)
+        except BaseException:
+            self.machine.kill()
+            raise
 
     def _start(self, image: Image, how: Start, port: int, keeps_disk: bool) -> None:
         disk = self.folder / "disk.qcow2"
