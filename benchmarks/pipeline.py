@@ -39,7 +39,7 @@ STUDY: dict[str, Any] = {
     "task": {"name": "digits"},
     "space": {"name": "chain"},
     "strategy": {"name": "random_search"},
-    "training": {"epochs": 8, "workers": WORKERS},
+    "training": {"epochs": 24, "workers": WORKERS},
     "measurement": {"check_outputs": "none"},
     "targets": [{"device": f"board{i}", "runtime": r} for i, r in enumerate(("onnxruntime", "tflite"))],
 }
@@ -125,7 +125,8 @@ def run(session_s: float, trials: int) -> dict[str, float]:
                 name: Board(name, lambda n=name: SleepingAgent(session_s, busy_s, n), lambda: None, rig.host)  # type: ignore[misc]
                 for name in entries
             }
-            rig.order = study.targets
+            stages.prepare(rig)
+            busy_s.clear()
             began = time.monotonic()
             stages.search(rig, config.strategy_of(study, rig.space))
             wall_s = time.monotonic() - began
