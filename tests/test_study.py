@@ -56,7 +56,7 @@ def test_reads_everything(tmp_path: Path) -> None:
     accuracy, cost = study.problem.objectives
     assert accuracy == Metric("accuracy", maximise=True)
     assert cost == Metric("latency_p90", (ort, tflite), (0.008, 0.004))
-    assert study.in_flight == 4
+    assert study.in_flight == 6
 
 
 def test_what_is_stored_reads_back_as_the_same_study(tmp_path: Path) -> None:
