@@ -155,7 +155,7 @@ def _attributes(targets: Sequence[Target]) -> NDArray[np.float64]:
         {("runtime", t.runtime), ("precision", t.precision), *((k, str(v)) for k, v in t.options)}
         for t in targets
     ]
-    kinds = sorted(set().union(*rows) - set.intersection(*rows))
+    kinds = sorted(rows[0].union(*rows) - rows[0].intersection(*rows))
     shared = [[float(kind in row) for kind in kinds] for row in rows]
     threads = [[math.log2(float(dict(t.options).get("threads", 1)))] for t in targets]
     return np.hstack([np.array(shared).reshape(len(targets), -1), np.array(threads)])

@@ -58,6 +58,8 @@ class Strategy(strategy.Strategy):
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The sampler's next suggestion that is new, or a mutant of its last; see the base class."""
+        from optuna.trial import TrialState
+
         from search import optuna_bridge
 
         rng = self.randomness(number)
@@ -73,7 +75,7 @@ class Strategy(strategy.Strategy):
                     asked = study.get_trials(deepcopy=False)[trial.number]
                     note = {optuna_bridge.ATTRIBUTES: _plain(asked.system_attrs)}
                     return Proposal(suggested, self.fidelity, note=note)
-                study.tell(trial, state=optuna_bridge.TrialState.FAIL)
+                study.tell(trial, state=TrialState.FAIL)
         mutant = None if suggested is None else new_mutant(self.space, suggested, rng, taken)
         return None if mutant is None else Proposal(mutant, self.fidelity)
 
