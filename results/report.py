@@ -298,6 +298,6 @@ def _provenance(known: History) -> list[str]:
     if normalisation:
         mean, std = (", ".join(f"{x:.6g}" for x in normalisation[name]) for name in ("mean", "std"))
         lines.append(
-            f"- Inputs of the models: `(value - mean) / std` of stored ones, per channel: mean {mean}, std {std}"
+            f"- Inputs of the models: `(stored value - mean) / std`, per channel: mean {mean}, std {std}"
         )
     return ["## Provenance", "\n".join(lines)]
