@@ -55,10 +55,10 @@ PLAN = Plan("agreement", sessions=(PAIRS, PAIRS), agents=PAIRS, session_s=0.2, w
 PACKAGES = {"onnxruntime": "onnxruntime-", "tflite": "ai-edge-litert-"}
 LOOP = """
 import json, os, sys, time
-import numpy as np
 path, cpus, warmup_s, session_s, package = sys.argv[1], *map(json.loads, sys.argv[2:5]), sys.argv[5]
 if package:
     sys.path.insert(0, package)
+import numpy as np
 os.sched_setaffinity(0, cpus)
 if path.endswith(".onnx"):
     import onnxruntime
