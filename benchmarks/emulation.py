@@ -5,7 +5,8 @@ Figures (the larger of onnxruntime's and TFLite's where both are meant):
 * ``cv_idle``, ``cv_loaded``: coefficient of variation of the sessions' medians, fresh sessions spread over
   cold boots with address randomisation on; loaded: two busy loops beside it
 * ``ratio_shift``: change, by the load, of the ratio of two networks' latencies (about 1 : 2 MACs)
-* ``order_is_identical``: whether random candidates come out in the same order twice, idle and loaded
+* ``order_is_identical``: whether random candidates come out in the same order twice, idle and loaded, by the
+  median of a session in each boot
 * ``boot_s``: cold, to the first command; ``start_s``: from the saved state, to the first command
 * ``resident_bytes``: of QEMU after all sessions; ``idle_share``: of a core that a paused board takes
 * ``image_bytes``, ``build_s``: of the image; ``build_s`` is what its build took when it was built, or with
@@ -44,7 +45,7 @@ from search.spaces.chain import Space
 
 FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}
 BUSY_LOOPS = 2
-INPUT, CANDIDATES_INPUT, CLASSES = (3, 64, 64), (3, 48, 48), 10
+INPUT, CLASSES = (3, 64, 64), 10
 Medians = dict[str, list[float]]
 
 
@@ -76,9 +77,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         figures["build_s"] = _build_s(args.profile) if args.build else image.build_s
         figures["image_bytes"] = sum(p.stat().st_size for p in image.folder.iterdir())
         figures |= _starts(board)
-        idle, idle_order = _medians(board, args)
+        idle, idle_candidates = _medians(board, args)
         with _busy():
-            loaded, loaded_order = _medians(board, args, figures)
+            loaded, loaded_candidates = _medians(board, args, figures)
     finally:
         board.remove()
     networks = {name: {"idle_s": idle[name], "loaded_s": loaded[name]} for name in idle}
@@ -86,12 +87,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "cv_idle": max(_cv(v) for v in idle.values()),
         "cv_loaded": max(_cv(v) for v in loaded.values()),
         "ratio_shift": max(abs(_ratio(loaded, r) / _ratio(idle, r) - 1) for r in FORMATS),
-        "order_is_identical": idle_order == loaded_order,
+        "order_is_identical": _order(idle_candidates) == _order(loaded_candidates),
         "sessions": args.sessions,
         "cold_boots": args.boots,
         "runs": args.runs,
         "wall_s": time.monotonic() - started,
         "medians": networks,
+        "candidates": {
+            n: {"idle_s": v, "loaded_s": loaded_candidates[n]} for n, v in idle_candidates.items()
+        },
     }
 
 
@@ -105,8 +109,7 @@ def networks(count: int) -> dict[str, Exported]:
         files[f"{runtime} 1x"] = export(small, initial_weights(small, 0), file_format)
         files[f"{runtime} 2x"] = export(double, initial_weights(double, 0), file_format)
     candidates = {
-        f"candidate {i}": export(n, initial_weights(n, 0), "onnx")
-        for i, n in enumerate(_drawn(CANDIDATES_INPUT, count))
+        f"candidate {i}": export(n, initial_weights(n, 0), "onnx") for i, n in enumerate(_drawn(INPUT, count))
     }
     return files | candidates
 
@@ -118,11 +121,11 @@ def _drawn(input_shape: tuple[int, int, int], count: int) -> list[Network]:
 
 def _medians(
     board: EmulatedBoard, args: argparse.Namespace, figures: dict[str, Any] | None = None
-) -> tuple[Medians, list[str]]:
-    """Medians of sessions per network, and the candidates by latency; every boot is a cold one."""
+) -> tuple[Medians, Medians]:
+    """Medians of sessions per network and per candidate; every boot is a cold one."""
     files = networks(args.candidates)
     medians: Medians = {name: [] for name in files if not name.startswith("candidate")}
-    ranked: dict[str, float] = {}
+    candidates: Medians = {name: [] for name in files if name.startswith("candidate")}
     for boot in range(args.boots):
         board.stop()
         board.start("cold")
@@ -131,14 +134,18 @@ def _medians(
                 for name in medians:
                     medians[name].append(_session(agent, name, files[name], args.runs, number))
                 _say(f"boot {boot + 1} of {args.boots}: session {number + 1} of {args.sessions} of each")
-            if boot == 0:
-                for name in (name for name in files if name.startswith("candidate")):
-                    ranked[name] = _session(agent, name, files[name], args.runs, 0)
+            for name, values in candidates.items():
+                values.append(_session(agent, name, files[name], args.runs, boot))
+            _say(f"boot {boot + 1} of {args.boots}: {len(candidates)} candidates")
     if figures is not None:
         figures |= _resources(board)
     for name, values in medians.items():
         _say(f"{name}: coefficient of variation {_cv(values):.6f} of {values}")
-    return medians, sorted(ranked, key=lambda name: ranked[name])
+    return medians, candidates
+
+
+def _order(candidates: Medians) -> list[str]:
+    return sorted(candidates, key=lambda name: statistics.median(candidates[name]))
 
 
 def _session(agent: RestingAgent, name: str, file: Exported, runs: int, seed: int) -> float:
