@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from results.records import Architecture, Limit, Metric, Trial
 from search.acquisition import NODES, Front, expected_hypervolume_improvement, probability_below
-from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
+from search.frontier import FIRST, PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
 from search.surrogate import Ensemble, GaussianProcess, Inputs, Prediction, SuccessModel
 
@@ -28,13 +28,17 @@ RECENT = 30
 FEWEST = 5
 """Predictions by which the spread is judged: the most recent ones, and the fewest that say anything."""
 
-CALIBRATION = (0.6, 1.6)
-"""Least and greatest factor of the standard deviation."""
+CALIBRATION = (1.0, 2.0)
+"""Least and greatest factor of the standard deviation.
 
-WHISKERS = (3.0, 1.5)
-"""Interquartile ranges below and above the median within which targets are believed.
+It only grows: what was chosen lies near what was trained, and is predicted better than what was not.
+"""
 
-What does not learn at all, or is no network at all, would else set the scale of a surrogate.
+BEYOND = 0.25
+"""How far beyond the worst loss that counts targets are told apart, in the logarithm of the loss.
+
+What does not learn at all, or is no network at all, would else set the scale of a surrogate.  It has to stay
+worse than what counts: else its small cost would make it worth a training.
 """
 
 MEASURED = 200
@@ -55,10 +59,10 @@ class AccuracyModel:
     def __init__(self, metric: Metric, inputs: Inputs, values: Floats, pending: Inputs, seed: int) -> None:
         self.scale = Scale.of(metric, values)
         targets = self.scale.modelled(self.scale.loss(values))
-        low, median, high = np.quantile(targets, [0.25, 0.5, 0.75])
-        below, above = WHISKERS
-        self._whiskers = (median - below * (high - low), median + above * (high - low))
-        targets = np.clip(targets, *self._whiskers)
+        start = targets[:FIRST]
+        spread = float(np.subtract(*np.quantile(start, [0.75, 0.25])))
+        self._upper = float(np.median(start)) + (BEYOND if self.scale.log else spread / 2.0)
+        targets = np.minimum(targets, self._upper)
         if len(pending):
             expected = GaussianProcess(inputs, targets).predict(pending).mean
             inputs, targets = inputs.joined(pending), np.r_[targets, expected]
@@ -71,7 +75,7 @@ class AccuracyModel:
     def target(self, value: float) -> float:
         """What the model should have said where this value came out."""
         modelled = self.scale.modelled(self.scale.loss(np.array([value])))
-        return float(np.clip(modelled[0], *self._whiskers))
+        return float(min(modelled[0], self._upper))
 
 
 class CostModel:

@@ -135,7 +135,7 @@ class GaussianProcess:
             args=(features, edits, targets),
             method="L-BFGS-B",
             jac=True,
-            bounds=[(m - 4 * s, m + 4 * s) for m, s in zip(PRIOR_MEANS, PRIOR_DEVIATIONS, strict=True)],
+            bounds=BOUNDS,
             options={"maxiter": 20},
         )
         return np.asarray(found.x, dtype=np.float64)
@@ -152,6 +152,11 @@ JITTER = 1e-8
 PRIOR_MEANS = np.array([np.log(1.0), np.log(3.0), 0.0, np.log(0.02)])
 """Of log length of features, log length of edits, logit of the share of features, log of the noise."""
 PRIOR_DEVIATIONS = np.array([1.0, 1.0, 1.5, 1.5])
+LEAST_NOISE = 0.006
+"""Least variance of an observation, as a share of that of all: what was never told twice shows no noise, but
+two trainings of one network differ."""
+BOUNDS = [(m - 4 * s, m + 4 * s) for m, s in zip(PRIOR_MEANS, PRIOR_DEVIATIONS, strict=True)]
+BOUNDS[3] = (float(np.log(LEAST_NOISE)), BOUNDS[3][1])
 
 
 PRIOR_ROWS = 1.0
