@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
 from scipy.spatial.distance import cdist
 
-from results.records import Architecture
+from results.records import Architecture, Metric
 from search import surrogate
+from search.belief import AccuracyModel
 from search.surrogate import Ensemble, GaussianProcess, Inputs, SuccessModel
 from tests.table_space import Table
 
@@ -82,8 +83,8 @@ def test_equal_observations_give_a_finite_positive_deviation(table: Table) -> No
 def test_the_ensemble_predicts_real_accuracies_and_knows_how_well(table: Table) -> None:
     """Trained on 100 random cells, tried on 500 others, 3 seeds.
 
-    Over 24 seeds the correlation had mean 0.968 and standard deviation 0.008, the root mean square of the
-    standardised errors 1.14 and 0.21: the bounds are more than 4 standard deviations of a mean of three
+    Over 24 seeds the correlation had mean 0.969 and standard deviation 0.007, the root mean square of the
+    standardised errors 0.92 and 0.16: the bounds are more than 4 standard deviations of a mean of three
     away, a false alarm is rarer than 1e-4.
     """
     correlations, spreads = [], []
@@ -94,7 +95,7 @@ def test_the_ensemble_predicts_real_accuracies_and_knows_how_well(table: Table) 
         correlations.append(np.corrcoef(prediction.mean, targets[100:])[0, 1])
         spreads.append(np.sqrt(np.mean(((targets[100:] - prediction.mean) / prediction.deviation) ** 2)))
     assert np.mean(correlations) > 0.94
-    assert 0.6 < np.mean(spreads) < 1.7
+    assert 0.5 < np.mean(spreads) < 1.7
 
 
 def test_hyperparameters_come_from_a_part_of_many_trials(
@@ -104,6 +105,29 @@ def test_hyperparameters_come_from_a_part_of_many_trials(
     monkeypatch.setattr(surrogate, "SUBSET", 60)
     told = GaussianProcess(inputs, targets).predict(inputs)
     assert np.corrcoef(told.mean, targets)[0, 1] > 0.8
+
+
+def test_what_was_never_told_twice_is_still_taken_to_be_noisy(table: Table) -> None:
+    """A function without any noise: another training of the same network may yet differ."""
+    _, inputs, _ = drawn(table, 60, 7)
+    smooth = inputs.features @ np.linspace(0.1, 1.0, inputs.features.shape[1])
+    assert GaussianProcess(inputs, smooth).noise > 0.03 * smooth.std()
+
+
+def test_what_does_not_learn_is_expected_to_be_worse_than_anything_that_counts(table: Table) -> None:
+    """However good the latest trials are: it costs next to nothing, and would be trained again and again."""
+    found, _, _ = drawn(table, 12, 8)
+    order = np.argsort(table.errors, kind="stable")
+    cells = list(table.frame.index)
+    dead = [cells[i] for i in order[-40:]]
+    told = [*found, *dead[:3], *[cells[i] for i in order[:60]]]
+    inputs = Inputs.of(table.space, told)
+    values = 1.0 - table.errors[[table.row(a) for a in told]]
+    model = AccuracyModel(Metric("accuracy", maximise=True), inputs, values, inputs.take([]), 0)
+    predicted = model.predict(Inputs.of(table.space, dead[3:]))
+    counts = float(np.log(np.median(1.0 - values[:12])))  # the median of the start is the worst that counts
+    assert (predicted.mean - predicted.deviation > counts).all()
+    assert model.target(0.1) == model.target(0.5) > counts
 
 
 def test_success_is_learned_from_failures() -> None:
