@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -146,6 +147,14 @@ class BoardAgent(ABC):
         Raises:
             CandidateError: As in :meth:`session`.
         """
+
+    @contextmanager
+    def at_work(self) -> Iterator[AgentClient | None]:
+        """The agent on the machine, which runs meanwhile; None where nothing runs, as in a replay.
+
+        For what only a machine can tell: what runs each node, and its power.
+        """
+        yield None
 
     @abstractmethod
     def ping(self) -> None:
@@ -293,6 +302,11 @@ class AgentClient(BoardAgent):
             return arrays.unpack(tensors, answer.payload)
         except ValueError as error:
             raise ProtocolError(self.device, f"the agent sent arrays that are none: {error}") from error
+
+    @contextmanager
+    def at_work(self) -> Iterator[AgentClient | None]:
+        """See :meth:`BoardAgent.at_work`."""
+        yield self
 
     def ping(self) -> None:
         """See :meth:`BoardAgent.ping`."""

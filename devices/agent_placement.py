@@ -41,8 +41,11 @@ def placement(agent: BoardAgent, artifact: Artifact, target: Target, limit_s: fl
         CandidateError: As :meth:`BoardAgent.session`.
         ProtocolError: If the board has another file under this name.
     """
-    if not isinstance(agent, AgentClient):
-        return Placement()
+    with agent.at_work() as client:
+        return Placement() if client is None else _placement(client, artifact, target, limit_s)
+
+
+def _placement(agent: AgentClient, artifact: Artifact, target: Target, limit_s: float) -> Placement:
     _, answer = agent.run("placement", artifact, target, {}, limit_s)
     if answer.refusal is not None and answer.timed_out:
         raise SessionTimeout(artifact.sha256, f"did not tell within {limit_s:g} s what runs it")

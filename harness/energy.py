@@ -38,6 +38,12 @@ LONGER_BY = (1.5, 4.0)
 SPARE_S = 60.0
 
 
+NO_PLATEAU_IN_VIRTUAL_TIME = (
+    "the sensors of an emulated board show a model of power, and in virtual time the host needs many minutes"
+    " for a plateau; start the board with --clock wall for a modelled figure"
+)
+
+
 class MeterSeat:
     """Where a device's meter is read.
 
@@ -171,15 +177,17 @@ def take(
         return
     if isinstance(agent, ReplayAgent):
         _replay(agent, job, number)
-    elif facts.emulated:
-        taken.note = "an emulated board draws no power that could be measured"
-    elif not isinstance(agent, AgentClient):
-        taken.note = "only an agent on a machine can read a power meter"
+    elif facts.emulated.endswith("virtual-time"):
+        taken.note = NO_PLATEAU_IN_VIRTUAL_TIME
     elif not seat.meter and not facts.meters:
         problems = "; ".join(f"{name}: {problem}" for name, problem in facts.meter_problems.items())
         taken.note = problems or f"no power meter: {seat.how or 'name one in the lab file'}"
     else:
-        _attempt(agent, seat, job, number=number, seed=seed)
+        with agent.at_work() as client:
+            if client is None:
+                taken.note = "only an agent on a machine can read a power meter"
+            else:
+                _attempt(client, seat, job, number=number, seed=seed)
 
 
 def _replay(agent: ReplayAgent, job: Wanted, number: int) -> None:

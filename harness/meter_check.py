@@ -8,7 +8,7 @@ import time
 from devices.agent_client import AgentClient, BoardAgent, BoardFacts
 from devices.agent_meter import start_meter, stop_meter
 from devices.preflight_checks import MeterLook
-from harness.energy import MeterSeat
+from harness.energy import NO_PLATEAU_IN_VIRTUAL_TIME, MeterSeat
 from results.errors import BoardError, MeterError
 from results.plateau import least_plateau_s
 from results.power import PowerTrace
@@ -33,12 +33,15 @@ def try_meter(agent: BoardAgent, facts: BoardFacts, seat: MeterSeat) -> MeterLoo
     Returns:
         What it reads and how long runs must be for it; or why there is nothing, and what mends that.
     """
-    if facts.emulated or not isinstance(agent, AgentClient):
-        return MeterLook("none: an emulated board draws no power that could be measured")
+    if facts.emulated.endswith("virtual-time"):
+        return MeterLook(f"none: {NO_PLATEAU_IN_VIRTUAL_TIME}")
     if not seat.meter and not facts.meters:
         return _none(facts, seat)
     try:
-        trace = _read(agent, seat)
+        with agent.at_work() as client:
+            if client is None:
+                return MeterLook("none: only an agent on a machine can read a power meter")
+            trace = _read(client, seat)
     except MeterError as error:
         why, _, remedy = error.message.partition("; ")
         return MeterLook(why, False, remedy)

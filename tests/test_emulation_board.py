@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent_client import AgentClient
+from devices.agent_client import AgentClient, BoardAgent
 from devices.agent_meter import start_meter, stop_meter
+from devices.agent_placement import placement
 from devices.device import DeviceEntry, connect
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.machine import Machine
@@ -19,7 +20,7 @@ from devices.emulation.power_model import heat
 from devices.emulation.recipe import profile
 from harness.config import board_of
 from harness.host import Host
-from harness.measure import Job, measure
+from harness.measure import Job, measure, ship
 from results.errors import ConfigError, PreflightError
 from results.records import Measurement, Plan, Target
 from results.statistics import latency
@@ -146,8 +147,15 @@ def test_a_study_pauses_and_stops_what_it_started(pi4: EmulatedBoard) -> None:
     entry = pi4.entry
     pi4.stop()
     board = board_of(entry, "a test", Host(), give_up_after_s=120.0)
+    asked = job("onnxruntime", entry.name)
+
+    def place(agent: BoardAgent) -> Mapping[str, int]:
+        ship(agent, [asked])
+        return placement(agent, asked.artifact, asked.target, 600.0).nodes
+
     try:
         assert board.facts.emulated
+        assert set(board.use(place, asked.artifact.sha256)) == {"CPUExecutionProvider"}
         assert pi4.is_alive
         assert not pi4.machine.is_running, "nothing is outstanding"
     finally:

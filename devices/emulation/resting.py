@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardAgent, BoardFacts, SessionResult
+from devices.agent_client import AgentClient, BoardAgent, BoardFacts, SessionResult
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.places import emulation_folder
 from results.errors import BoardError
@@ -99,6 +99,12 @@ class RestingAgent(BoardAgent):
         """See :meth:`BoardAgent.outputs`."""
         with self._awake():
             return self._agent.outputs(artifact, target, inputs, limit_s)
+
+    @contextmanager
+    def at_work(self) -> Iterator[AgentClient | None]:
+        """See :meth:`BoardAgent.at_work`."""
+        with self._awake(), self._agent.at_work() as agent:
+            yield agent
 
     def ping(self) -> None:
         """See :meth:`BoardAgent.ping`."""
