@@ -28,10 +28,10 @@ from search.network import Network, initial_weights
 
 FOLDER = ROOT / ".demo"
 PROFILES = ("pi4", "armv7")
-LOOKED_AT = 8
+LOOKED_AT = 10
 """Random candidates by which the limits are set."""
 
-SHARE_WITHIN = 0.7
+SHARE_WITHIN = 0.8
 """Share of them that a limit lets through."""
 
 
