@@ -1,7 +1,8 @@
 """The blocking steps of one trial: build, screen, train, export, check.
 
-Each step's result is stored before the next begins, and a step that the store already has is not done
-again; so a run that was killed goes on where it was.  A trial that certainly breaks a limit is never
+Each step's result goes to the store before the next begins, in order and without waiting for the disk; all
+of it is durable before the trial is told.  A step that the store already has is not done again, so a run that
+was killed goes on where it was.  A trial that certainly breaks a limit is never
 trained.  This is the only place that turns a candidate's error into a failed trial.
 """
 

@@ -102,16 +102,17 @@ class Run:
             StoreError: If another body is stored under the key, ``body`` is no JSON value, or the
                 database refuses.
         """
-        self._put(kind, key, body, b"").result()
         with self._later_lock:
             before, self._underway = self._underway, []
-        for future in before:
+        for future in before:  # nothing follows in the store what failed to get there
             future.result()
+        self._put(kind, key, body, b"").result()
 
     def append_soon(self, kind: str, key: str, body: Any, blob: bytes = b"") -> None:
         """Stores a record and a blob that it speaks of, without waiting; cannot be read before it is durable.
 
-        Whatever is appended after it is durable after it.  An error is raised by the next :meth:`append`.
+        Whatever is appended after it is durable after it.  An error is raised by the next :meth:`append`,
+        which then stores nothing.
 
         Args:
             kind: Kind of the record.
@@ -251,19 +252,16 @@ class Store:
 
     def put_blob(self, data: bytes) -> str:
         """Stores bytes under their SHA-256, which it gives back; durable when this returns."""
-        if self._folder is not None and len(data) > BLOB_IN_TABLE_BYTES:
-            blobs.write(blobs.path_of(self._folder, blobs.name_of(data)), data)
-        else:
-            self.write(lambda connection: self.insert_blob(connection, data))
-        return blobs.name_of(data)
+        return self.write(lambda connection: self.insert_blob(connection, data))
 
-    def insert_blob(self, connection: sa.Connection, data: bytes) -> None:
-        """Stores bytes within a change of the database; for :class:`Run`."""
+    def insert_blob(self, connection: sa.Connection, data: bytes) -> str:
+        """Stores bytes under their SHA-256 within a change of the database; for :class:`Run`."""
         sha256 = blobs.name_of(data)
         if self._folder is not None and len(data) > BLOB_IN_TABLE_BYTES:
             blobs.write(blobs.path_of(self._folder, sha256), data)
         else:
             insert_new(connection, BLOBS, {"sha256": sha256, "data": data})
+        return sha256
 
     def blob(self, sha256: str) -> bytes:
         """The bytes with this SHA-256.

@@ -452,4 +452,5 @@ def test_an_error_of_what_is_appended_soon_is_raised_by_the_next(store: Store) -
     run.append_soon("trained", "0", {"accuracy": 2})
     with pytest.raises(StoreError, match="holds another 'trained' record under '0'"):
         run.append("told", "0", {})
+    assert run.get("told", "0") is None, "it would stand there without its training"
     run.append("told", "1", {})
