@@ -346,6 +346,17 @@ def test_load_is_not_judged_where_the_number_of_cpus_is_unknown() -> None:
     assert judged(Conditions(load_average=50.0), environment=Environment(()))[0] == "valid"
 
 
+def test_switches_on_an_only_cpu_are_judged_by_the_time_they_took() -> None:
+    def state(cpus: int, **told: Any) -> str:
+        many = Conditions(involuntary_switches=9, **told)
+        return judged(many, environment=Environment((("cpus", str(cpus)),)))[0]
+
+    assert state(1, cpu_pressure=0.0004) == "valid"
+    assert state(1, cpu_pressure=0.02) == "noisy"
+    assert state(1) == "noisy"
+    assert state(4, cpu_pressure=0.0004) == "noisy"
+
+
 def test_a_wide_interval_is_noisy_and_says_how_wide() -> None:
     rows = [make_session([m] * 20) for m in (0.01, 0.011, 0.012)]
     verdict = judge(make_measurement(rows))
