@@ -1,6 +1,6 @@
 """What the intervals and verdicts are worth: coverage and error rates against known truth.
 
-``python -m benchmarks.trust [--json FILE] [--docs docs/measurement.md] [--repetitions 2000] [--processes 2]``
+``python -m benchmarks.trust [--json FILE] [--docs docs] [--repetitions 2000] [--processes 2]``
 
 Coverage: the product's own loop (:func:`harness.measure.measure_together`, adaptive stopping and all)
 measures simulated boards, and its own ``value`` gives the interval; how often does it hold the true quantile?
@@ -295,17 +295,20 @@ def _table(found: list[dict[str, Any]]) -> list[str]:
     return ["| what must hold | wanted | found | |", "| --- | --- | --- | --- |", *rows]
 
 
-def write_docs(path: Path, figures: dict[str, Any]) -> None:
-    """Puts the tables between the marks of a documentation page."""
-    text = path.read_text()
-    for name, table in ((HEAD, "\n".join(_table(figures["headlines"]))), (PAGE, tables(figures))):
+def write_docs(folder: Path, figures: dict[str, Any]) -> None:
+    """Puts the tables between the marks of the documentation's pages."""
+    headlines = "\n".join(_table(figures["headlines"]))
+    for name, page, table in (
+        (HEAD, "measurement.md", headlines),
+        (PAGE, "measurement-figures.md", tables(figures)),
+    ):
+        path = folder / page
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
+        before, _, rest = path.read_text().partition(begin)
         _, mark, after = rest.partition(end)
         if not mark:
             raise SystemExit(f"{path} has no {begin} ... {end}")
-        text = f"{before}{begin}\n\n{table}\n\n{end}{after}"
-    path.write_text(text)
+        path.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}")
 
 
 def main() -> None:
@@ -315,7 +318,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--docs", type=Path, metavar="FILE", help="page whose tables are written anew")
+    parser.add_argument(
+        "--docs", type=Path, metavar="FOLDER", help="documentation whose tables are written anew"
+    )
     parser.add_argument(
         "--figures", type=Path, metavar="FILE", help="what --json wrote, instead of a new run"
     )

@@ -14,7 +14,7 @@ All three look at the runs of one session in the order in which they were timed.
   than half, the session has not come to rest.
 
 ``python -m benchmarks.trust`` measures what each finds and how often it is wrong; the rates are in
-``docs/measurement.md``.
+``docs/measurement-figures.md``.
 """
 
 from __future__ import annotations

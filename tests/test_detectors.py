@@ -1,6 +1,6 @@
 """What runs say against a session: known answers, and error rates on seeded draws.
 
-The draws are seeded; the rates behind each bound are those of ``benchmarks.trust`` (docs/measurement.md).
+The draws are seeded; the rates behind each bound are those of ``benchmarks.trust``.
 """
 
 from __future__ import annotations
