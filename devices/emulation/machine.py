@@ -31,7 +31,7 @@ Clock = Literal["virtual", "wall"]
 _BANNER_PAUSE_S = 0.05
 _END_LIMIT_S = 10.0
 _START_LIMIT_S = 60.0
-_TRANSLATED_MB = 40
+_TRANSLATED_MB = 32
 
 
 @dataclass(frozen=True)
