@@ -121,7 +121,7 @@ def read_plan(path: Path) -> NightlyPlan:
         targets=tuple(_target(table) for table in top.tables("targets")),
         metrics=metrics,
         thresholds=thresholds,
-        plan=replace(plan_of(measurement.table("nightly"), NIGHTLY), energy="energy" in metrics),
+        plan=replace(plan_of(measurement.table("nightly"), NIGHTLY, metrics), energy="energy" in metrics),
         accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
     )

@@ -20,6 +20,7 @@ from harness.study_choices import Choices, choices_of
 from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Plan, Problem, Target
 from results.settings import Settings
+from results.statistics import QUANTILES, runs_needed
 
 SCREEN = Plan("screen", sessions=(1, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
 """One session is enough where the known spread of the target says so; where it is not known, the interval of
@@ -182,7 +183,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     )
     objective = top.take_name("objective", QUANTITIES, "latency_p90")
     # What decides which trials are wanted must be known of every trial.
-    by_energy = "energy" in (objective, *(limit.metric.name for limit in limits))
+    decisive = (objective, *(limit.metric.name for limit in limits))
+    by_energy = "energy" in decisive
     energy = measurement.take("energy", bool, False) or by_energy
     study = Study(
         name=_run_name(top.take("name", str, path.stem), where),
@@ -198,8 +200,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         targets=targets,
         objective=objective,
         limits=(*limits, *_network_limits(top, where)),
-        screen=plan_of(measurement.table("screen"), dataclasses.replace(SCREEN, energy=by_energy)),
-        confirm=plan_of(measurement.table("confirm"), dataclasses.replace(CONFIRM, energy=energy)),
+        screen=plan_of(measurement.table("screen"), dataclasses.replace(SCREEN, energy=by_energy), decisive),
+        confirm=plan_of(measurement.table("confirm"), dataclasses.replace(CONFIRM, energy=energy), decisive),
         check_outputs=measurement.take_name("check_outputs", CHECKS, "front"),
         accept_noisy=measurement.take("accept_noisy", bool, False),
         give_up_after_s=measurement.take_number("give_up_after_s", 600.0, low=0.0),
@@ -300,11 +302,30 @@ def _network_limits(top: Settings, where: str) -> list[Limit]:
     return limits
 
 
-def plan_of(table: Settings, default: Plan) -> Plan:
-    """A plan from its table; what the table leaves out is that of ``default``."""
+def plan_of(table: Settings, default: Plan, metrics: Iterable[str] = ()) -> Plan:
+    """A plan from its table; what the table leaves out is that of ``default``.
+
+    Args:
+        table: Its table.
+        default: What it leaves out.
+        metrics: Figures that the plan must carry, such as ``latency_p99``: sessions have as many runs as they
+            take.
+
+    Raises:
+        ConfigError: If a value is unusable, or there are fewer runs than a figure needs.
+    """
     sessions = table.take("sessions", list, list(default.sessions))
     if len(sessions) != 2 or not all(isinstance(n, int) for n in sessions):
         raise table.error("sessions", f"must be [least, greatest], got {sessions!r}")
+    needed = {
+        name: runs_needed(QUANTILES[name], max(1, sessions[0])) for name in metrics if name in QUANTILES
+    }
+    hardest = max(needed, key=needed.__getitem__, default="")
+    least = needed.get(hardest, 1)
+    min_runs = table.take_count("min_runs", max(default.min_runs, least))
+    if min_runs < least:
+        text = f"= {min_runs} is too few: {hardest} needs {least} runs in a session (with at least {sessions[0]} of them)"
+        raise table.error("min_runs", f"{text}; raise it, or ask for a lower percentile")
     plan = dataclasses.replace(
         default,
         sessions=(sessions[0], sessions[1]),
@@ -312,8 +333,8 @@ def plan_of(table: Settings, default: Plan) -> Plan:
         half_width=table.take_number("half_width", default.half_width, low=1e-4, high=1.0),
         session_s=table.take_number("session_s", default.session_s, low=1e-3),
         warmup_s=table.take_number("warmup_s", default.warmup_s, low=0.0),
-        min_runs=table.take_count("min_runs", default.min_runs),
-        max_runs=table.take_count("max_runs", default.max_runs),
+        min_runs=min_runs,
+        max_runs=table.take_count("max_runs", max(default.max_runs, min_runs), low=min_runs),
         load_limit_s=table.take_number("load_limit_s", default.load_limit_s, low=0.1),
         cooldown_s=table.take_number("cooldown_s", default.cooldown_s, low=0.0),
         retries=table.take_count("retries", default.retries, low=0),

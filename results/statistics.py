@@ -231,12 +231,18 @@ def _agents(sessions: Sequence[Session]) -> list[int]:
     return sorted({s.agent for s in sessions})
 
 
+def runs_needed(quantile: float, sessions: int) -> int:
+    """Runs in each of so many sessions without which :func:`latency` knows no such quantile."""
+    # The small number keeps 1 / (1 - 0.9), which is 10.000000000000002, from asking for 11.
+    alone = 1 if quantile <= 0.5 else math.ceil(1 / (1 - quantile) - 1e-9)
+    return alone if quantile < 0.99 else max(alone, math.ceil(POOLED_RUNS_OF_P99 / sessions))
+
+
 def _enough_runs(sessions: Sequence[Session], quantile: float) -> bool:
     runs = [len(s.durations_s) for s in sessions]
     if quantile >= 0.99 and sum(runs) < POOLED_RUNS_OF_P99:
         return False
-    # The small number keeps 1 / (1 - 0.9), which is 10.000000000000002, from asking for 11.
-    return quantile <= 0.5 or min(runs) >= 1 / (1 - quantile) - 1e-9
+    return min(runs) >= runs_needed(quantile, POOLED_RUNS_OF_P99)
 
 
 def _session_logs(sessions: Sequence[Session], quantile: float) -> tuple[Floats, Floats]:

@@ -85,6 +85,16 @@ def test_paths_of_tasks_are_stored_absolute(tmp_path: Path) -> None:
         ("latency_p90 <= 4 ms", "macs <= 4 M", ["macs", "at the top"]),
         ('name = "demo"', 'name = "a b"', ["name", "'a b'"]),
         ("seed = 7", 'limits = ["latency_p90 <= 4 ms"]', ["needs a target"]),
+        (
+            "[[targets]]",
+            "[measurement.screen]\nmin_runs = 9\n[[targets]]",
+            ["[screen]", "min_runs = 9", "latency_p90 needs 10 runs", "raise it"],
+        ),
+        (
+            "[[targets]]",
+            "[measurement.confirm]\nmax_runs = 30\n[[targets]]",
+            ["[confirm]", "max_runs", "at least 50"],
+        ),
         ("options = { threads = 2 }", 'precision = "int4"', ["precision", "'int4'"]),
     ],
 )
@@ -93,9 +103,18 @@ def test_bad_values_name_file_key_value_and_remedy(
 ) -> None:
     assert old in GOOD
     with pytest.raises(ConfigError) as caught:
-        read_study(write(tmp_path, GOOD.replace(old, new)))
+        read_study(write(tmp_path, GOOD.replace(old, new, 1)))
     for word in [str(tmp_path), *words]:
         assert word in str(caught.value)
+
+
+def test_sessions_have_the_runs_that_the_figures_asked_for_need(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, GOOD))
+    assert (study.screen.min_runs, study.confirm.min_runs) == (20, 50)
+    tail = read_study(write(tmp_path, GOOD.replace("seed = 7", 'seed = 7\nobjective = "latency_p99"')))
+    assert tail.screen.sessions[0] * tail.screen.min_runs >= 1000
+    assert tail.confirm.sessions[0] * tail.confirm.min_runs >= 1000
+    assert tail.screen.max_runs >= tail.screen.min_runs
 
 
 def test_no_target_and_the_same_target_twice(tmp_path: Path) -> None:
