@@ -324,8 +324,10 @@ def plan_of(table: Settings, default: Plan, metrics: Iterable[str] = ()) -> Plan
     least = needed.get(hardest, 1)
     min_runs = table.take_count("min_runs", max(default.min_runs, least))
     if min_runs < least:
-        text = f"= {min_runs} is too few: {hardest} needs {least} runs in a session (with at least {sessions[0]} of them)"
-        raise table.error("min_runs", f"{text}; raise it, or ask for a lower percentile")
+        text = f"= {min_runs} is too few: {hardest} needs {least} runs in a session, of which there"
+        raise table.error(
+            "min_runs", f"{text} may be no more than {sessions[0]}; raise it, or ask for a lower percentile"
+        )
     plan = dataclasses.replace(
         default,
         sessions=(sessions[0], sessions[1]),
