@@ -38,7 +38,8 @@ from results.rank_correlation import kendall
 from results.records import Architecture, Evaluation, Fidelity, Limit, Metric, Problem, Proposal, Score, Trial
 from results.statistics import value
 from search.datasets import load_task
-from search.fidelity import Ladder, SuccessiveHalving
+from search.fidelity import SuccessiveHalving
+from search.ladder import Ladder
 from search.learning_curve import CurvePredictor
 from search.learning_curve_stopping import StopsEarly
 from search.strategies import random_search

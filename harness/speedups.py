@@ -17,7 +17,9 @@ from results.errors import ConfigError
 from results.records import Fidelity
 from results.settings import Settings
 from search import weight_sources
-from search.fidelity import Ladder, SuccessiveHalving, geometric
+from search.fidelity import SuccessiveHalving
+from search.ladder import LEVEL as PROMOTION_LEVEL
+from search.ladder import Ladder, geometric
 from search.learning_curve_stopping import LEVEL, StopsEarly
 from search.strategy import Strategy
 from search.tasks import Task
@@ -111,6 +113,7 @@ def _lower_fidelity(found: Speedups, table: Settings, full: Fidelity) -> Speedup
         reduction=reduction,
         brackets=table.take_count("brackets", 1),
         keep_weights=table.take("keep_weights", bool, True),
+        level=table.take_number("level", PROMOTION_LEVEL, low=0.0, high=0.49),
     )
     return replace(found, ladder=ladder)
 

@@ -14,16 +14,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from results.evaluations import History, TrialRecords, full_fidelity
 from results.fidelity import Agreement, agreements, describe_fidelity, is_full, levels
 from results.markdown import table
-from results.records import Architecture, Evaluation, Fidelity, Problem, Score
-from results.statistics import value, violation
-
-LEAST_GAINS = 3
-"""Promoted networks from which on the gain of a promotion is known."""
+from results.promise import LEAST_GAINS, bar, chance, log_odds
+from results.records import Architecture, Evaluation, Fidelity, Problem
+from results.statistics import violation
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def _lost(
     for group in left:
         last = group[-1]
         gains = [
-            _logit(other[-1].evaluation.accuracy["fp32"]) - _logit(lower.evaluation.accuracy["fp32"])
+            log_odds(other[-1].evaluation.accuracy["fp32"]) - log_odds(lower.evaluation.accuracy["fp32"])
             for other in groups.values()
             if other[-1].full
             for lower in other[:-1]
@@ -154,38 +150,15 @@ def _lost(
         ]
         if len(gains) < LEAST_GAINS:
             return None
-        bar = _bar(problem, last.evaluation, whole)
+        to_beat = bar(last.evaluation, whole, problem)
         if violation(last.evaluation, problem.limits) > 0:
             lost.append(0.0)
-        elif bar is None:
+        elif to_beat is None:
             lost.append(1.0)
         else:
-            expected = _logit(last.evaluation.accuracy["fp32"]) + statistics.fmean(gains)
-            spread = max(statistics.stdev(gains), 1e-3) * math.sqrt(1 + 1 / len(gains))
-            lost.append(float(stats.t.sf((_logit(bar) - expected) / spread, len(gains) - 1)))
+            score = last.evaluation.accuracy["fp32"]
+            lost.append(chance(score, to_beat, gains, maximise=problem.objectives[0].maximise))
     return tuple(lost)
-
-
-def _bar(problem: Problem, evaluation: Evaluation, whole: Sequence[Evaluation]) -> Score | None:
-    """The best accuracy of the full trainings that keep the limits and cost no more."""
-    costs = _costs(problem, evaluation)
-    cheaper = [
-        other.accuracy["fp32"]
-        for other in whole
-        if violation(other, problem.limits) == 0
-        and all(a <= b for a, b in zip(_costs(problem, other), costs, strict=True))
-    ]
-    return max(cheaper, key=lambda score: score.value, default=None)
-
-
-def _costs(problem: Problem, evaluation: Evaluation) -> tuple[float, ...]:
-    figures = [(value(evaluation, metric), metric.maximise) for metric in problem.objectives[1:]]
-    return tuple(math.inf if f is None else -f.value if up else f.value for f, up in figures)
-
-
-def _logit(score: Score) -> float:
-    share = (score.value * score.examples + 0.5) / (score.examples + 1) if score.proportion else score.value
-    return math.log(share / (1 - share)) if score.proportion else share
 
 
 # --------------------------------------------------------------------------- the report

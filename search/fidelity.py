@@ -16,6 +16,10 @@ What differs here, and why:
   measured).  A promoted network goes through another whole cycle, from its weights.
 * Nothing is promoted before half of what a rung will have is known: the best of the first few seldom are
   among the best of all, and every full training of such a one is wasted.
+* Costs are known before anything is trained, and full trainings tell what a network has to beat at its own.
+  Where it would hardly do so, judging by what the promoted ones gained (:mod:`results.promise`), it is not
+  promoted, however good it is for its rung: most of the best of a rung are dominated by what is promoted
+  first.
 * When the strategy within has no more candidates, the best of each rung are promoted without waiting for more
   company, so that a search ends with full trainings.
 * A rung that certainly does not predict the next is raised: new candidates begin at the next one, and nothing
@@ -28,7 +32,6 @@ odds; median): modelled figures, for choosing alone.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,10 +41,12 @@ import numpy as np
 
 from results.errors import ConfigError
 from results.fidelity import agreements
+from results.promise import LEAST_GAINS, bar, chance, log_odds
 from results.records import Evaluation, Fidelity, Problem, Proposal, Score, Trial
 from search import strategy
 from search.feasibility import standings
 from search.history import History
+from search.ladder import Ladder
 from search.space import SearchSpace
 
 MakeStrategy = Callable[[], strategy.Strategy]
@@ -53,88 +58,6 @@ LEAST_KNOWN = 0.5
 _NOWHERE = -1
 """Rung of what is measured and not trained."""
 
-LEAST_TO_RAISE = 3
-"""Networks trained at two rungs from which on the gain between them is known."""
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The rungs.
-
-    Attributes:
-        rungs: Fidelity that a candidate has *had* at each rung, the full one last.
-        reduction: One of so many candidates of a rung goes on to the next.
-        brackets: Rungs at which candidates begin: 1 for successive halving, up to ``len(rungs)``.
-        keep_weights: Whether a promoted network goes on with its weights instead of fresh ones.
-
-    Raises:
-        ConfigError: If rungs do not rise, or a number is out of range.
-    """
-
-    rungs: tuple[Fidelity, ...]
-    reduction: int = 3
-    brackets: int = 1
-    keep_weights: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.rungs or self.reduction < 2 or not 1 <= self.brackets <= len(self.rungs):
-            raise ConfigError(
-                f"a ladder needs rungs, a reduction >= 2 and 1 to {len(self.rungs)} brackets, got {self}"
-            )
-        for low, high in itertools.pairwise(self.rungs):
-            if not _below(low, high):
-                raise ConfigError(f"the rungs of a ladder must rise, but {low} is not below {high}")
-
-    @property
-    def top(self) -> int:
-        """Number of the highest rung."""
-        return len(self.rungs) - 1
-
-    def training(self, rung: int) -> tuple[Fidelity, bool]:
-        """Fidelity of the training that takes a network from the rung below, and whether from its weights.
-
-        Where only epochs differ it gets those that it lacks.  Where the images differ it begins with the
-        weights but gets all epochs; where the width does, the weights do not fit.
-        """
-        low, high = self.rungs[rung - 1], self.rungs[rung]
-        if not self.keep_weights or low.width != high.width:
-            return high, False
-        if replace(low, epochs=high.epochs) == high:
-            return replace(high, epochs=high.epochs - low.epochs), True
-        return high, True
-
-    def bracket(self, candidate: int) -> int:
-        """Rung at which a candidate begins, by its number.
-
-        A round of candidates has Hyperband's numbers: ``ceil((s + 1) / (k + 1) * reduction**k)`` begin ``k``
-        rungs below the top of ``s + 1`` (algorithm 1, line 3).
-        """
-        counts = []
-        for lowest in range(self.brackets):
-            k = self.top - lowest
-            counts.append(math.ceil((self.top + 1) / (k + 1) * self.reduction**k))
-        place = candidate % sum(counts)
-        for lowest, count in enumerate(counts):
-            if place < count:
-                return lowest
-            place -= count
-        return 0
-
-
-def _below(low: Fidelity, high: Fidelity) -> bool:
-    """Whether a fidelity has no more of anything than another, and less of something."""
-    a = (low.epochs, low.subset, low.width, low.resolution or math.inf)
-    b = (high.epochs, high.subset, high.width, high.resolution or math.inf)
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
-def geometric(full: Fidelity, *, least_epochs: int, reduction: int) -> tuple[Fidelity, ...]:
-    """Rungs with ``reduction`` times more epochs each, from at least ``least_epochs`` to all of them."""
-    epochs = [full.epochs]
-    while round(epochs[0] / reduction) >= least_epochs:
-        epochs.insert(0, round(epochs[0] / reduction))
-    return tuple(replace(full, epochs=e) for e in epochs)
-
 
 @dataclass
 class _Candidate:
@@ -145,6 +68,15 @@ class _Candidate:
     first: Trial
     note: Mapping[str, Any]
     told: dict[int, Evaluation] = field(default_factory=dict)
+
+    def trained(self, rung: int) -> Evaluation | None:
+        """Its evaluation at a rung, if it was trained there to the end."""
+        evaluation = self.told.get(rung)
+        return evaluation if evaluation is not None and _came_to_its_end(evaluation) else None
+
+
+def _came_to_its_end(evaluation: Evaluation) -> bool:
+    return evaluation.state == "complete" and not evaluation.stopped and "fp32" in evaluation.accuracy
 
 
 class SuccessiveHalving(strategy.Strategy):
@@ -219,9 +151,23 @@ class SuccessiveHalving(strategy.Strategy):
                     continue
                 best = self._best(bracket, rung, closing=closing)
                 for candidate in best:
-                    if rung + 1 not in candidate.told and (candidate.number, rung + 1) not in under_way:
+                    due = rung + 1 not in candidate.told and (candidate.number, rung + 1) not in under_way
+                    if due and not self._is_hopeless(candidate, rung):
                         return self._promoted(candidate, rung + 1)
         return None
+
+    def _is_hopeless(self, candidate: _Candidate, rung: int) -> bool:
+        """Whether a network would hardly reach the front at its measured cost."""
+        gains = self._gains(rung, self.ladder.top)
+        if self.ladder.level == 0 or len(gains) < LEAST_GAINS:
+            return False
+        whole = [e for c in self._known.values() if (e := c.trained(self.ladder.top)) is not None]
+        evaluation = candidate.told[rung]
+        to_beat = bar(evaluation, whole, self.problem)
+        if to_beat is None:
+            return False
+        maximise = self.problem.objectives[0].maximise
+        return chance(evaluation.accuracy["fp32"], to_beat, gains, maximise=maximise) < self.ladder.level
 
     def _is_known(self, bracket: int, rung: int) -> bool:
         """Whether enough networks of a rung are known to tell the best."""
@@ -303,13 +249,18 @@ class SuccessiveHalving(strategy.Strategy):
         return replace(evaluation, trial=told, accuracy=accuracy)
 
     def _gain(self, rung: int) -> float:
-        """Median gain from a rung to the next, on the scale of :func:`_logit`; 0 while too few know it."""
-        gains = [
-            _logit(c.told[rung + 1].accuracy["fp32"]) - _logit(c.told[rung].accuracy["fp32"])
-            for c in self._known.values()
-            if all(r in c.told and c.told[r].state == "complete" for r in (rung, rung + 1))
+        """Median gain from a rung to the next; 0 while too few know it."""
+        gains = self._gains(rung, rung + 1)
+        return float(np.median(gains)) if len(gains) >= LEAST_GAINS else 0.0
+
+    def _gains(self, low: int, high: int) -> list[float]:
+        """What networks gained from one rung to another, on the scale of :func:`results.promise.log_odds`."""
+        both = [(c.trained(low), c.trained(high)) for c in self._known.values()]
+        return [
+            log_odds(b.accuracy["fp32"]) - log_odds(a.accuracy["fp32"])
+            for a, b in both
+            if a is not None and b is not None
         ]
-        return float(np.median(gains)) if len(gains) >= LEAST_TO_RAISE else 0.0
 
 
 def _note(trial: Trial) -> Mapping[str, Any]:
@@ -334,16 +285,9 @@ def _inner_trial(trial: Trial, fidelity: Fidelity) -> Trial:
     return Trial(note["candidate"], within)
 
 
-def _logit(score: Score) -> float:
-    if not score.proportion:
-        return score.value
-    share = (score.value * score.examples + 0.5) / (score.examples + 1)  # finite at 0 and 1
-    return math.log(share / (1 - share))
-
-
 def _moved(score: Score, gain: float) -> Score:
-    """A score that is ``gain`` better on the scale of :func:`_logit`."""
+    """A score that is ``gain`` better on the scale of :func:`results.promise.log_odds`."""
     if gain == 0.0:
         return score
-    moved = _logit(score) + gain
+    moved = log_odds(score) + gain
     return replace(score, value=1 / (1 + math.exp(-moved)) if score.proportion else moved)

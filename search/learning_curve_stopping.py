@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 
 from results.errors import ConfigError
 from results.fidelity import is_full, levels
-from results.records import Evaluation, Fidelity, Interval, Problem, Proposal, Score, Trial
-from results.statistics import value, violation
+from results.promise import bar
+from results.records import Evaluation, Fidelity, Interval, Proposal, Score, Trial
 from search import strategy
 from search.learning_curve import CurvePredictor
 
@@ -100,13 +100,13 @@ class StopsEarly(strategy.Strategy):
         if not is_full(reached[trial.number], self.fidelity):
             return None
         whole = [e for e in seen if _is_whole(e) and is_full(reached[e.trial.number], self.fidelity)]
-        bar = _bar(evaluation, whole, self.problem)
+        to_beat = bar(evaluation, whole, self.problem)
         mixture = self._predictor(trial, whole).predict(curve)
-        if bar is None or mixture is None:
+        if to_beat is None or mixture is None:
             return None
-        sign = 1.0 if self.problem.objectives[0].maximise else -1.0
-        above = mixture.probability_above(bar)
-        return Forecast(bar, mixture.interval(), above if sign > 0 else 1.0 - above)
+        above = mixture.probability_above(to_beat.value)
+        probability = above if self.problem.objectives[0].maximise else 1.0 - above
+        return Forecast(to_beat.value, mixture.interval(), probability)
 
     def _predictor(self, trial: Trial, whole: Sequence[Evaluation]) -> CurvePredictor:
         """Learnt from trainings of the same kind: as long, and from weights or not."""
@@ -129,30 +129,6 @@ class StopsEarly(strategy.Strategy):
 
 def _is_whole(evaluation: Evaluation) -> bool:
     return evaluation.state == "complete" and "fp32" in evaluation.accuracy and not evaluation.stopped
-
-
-def _bar(evaluation: Evaluation, whole: Sequence[Evaluation], problem: Problem) -> float | None:
-    """The best accuracy among full trainings that keep the limits and cost no more in any objective."""
-    costs = _costs(evaluation, problem)
-    if costs is None:
-        return None
-    best: float | None = None
-    better = max if problem.objectives[0].maximise else min
-    for other in whole:
-        theirs = _costs(other, problem)
-        if theirs is None or violation(other, problem.limits) > 0:
-            continue
-        if all(a <= b for a, b in zip(theirs, costs, strict=True)):
-            accuracy = other.accuracy["fp32"].value
-            best = accuracy if best is None else better(best, accuracy)
-    return best
-
-
-def _costs(evaluation: Evaluation, problem: Problem) -> tuple[float, ...] | None:
-    """Objectives but the first, less being better; None where one is not known."""
-    figures = [(value(evaluation, metric), metric.maximise) for metric in problem.objectives[1:]]
-    known = [-figure.value if up else figure.value for figure, up in figures if figure is not None]
-    return tuple(known) if len(known) == len(figures) else None
 
 
 def _modelled(evaluation: Evaluation, ends: float) -> dict[str, Score]:

@@ -11,7 +11,8 @@ import pytest
 from results.errors import ConfigError
 from results.fidelity import agreements, describe_fidelity, is_full, levels
 from results.records import Architecture, Evaluation, Fidelity, Limit, Metric, Problem, Proposal, Score, Trial
-from search.fidelity import Ladder, SuccessiveHalving, geometric
+from search.fidelity import SuccessiveHalving
+from search.ladder import Ladder, geometric
 from search.network import costs
 from search.spaces.chain import Space
 from search.strategies import nsga2, random_search
@@ -137,6 +138,11 @@ def test_rungs_rise(low: Fidelity, high: Fidelity) -> None:
         Ladder((low, high))
 
 
+def test_the_level_is_a_small_probability() -> None:
+    with pytest.raises(ConfigError, match=r"probability from 0 to 0\.5"):
+        Ladder(LADDER.rungs, level=0.5)
+
+
 def test_hyperbands_brackets() -> None:
     ladder = replace(LADDER, brackets=3)
     starts = [ladder.bracket(i) for i in range(17)]
@@ -176,6 +182,23 @@ def test_the_best_by_all_objectives_are_promoted() -> None:
     for evaluation in told[-2:]:  # the last promotions, which the whole rung was there for
         accuracy, macs = points[evaluation.trial.proposal.architecture]
         assert sum(a > accuracy and m < macs for a, m in points.values()) <= 3
+
+
+def front(told: list[Evaluation]) -> set[tuple[float, float]]:
+    """Accuracy and costs on the front of the full trainings."""
+    reached = levels(e.trial for e in told)
+    full = [e for e in told if is_full(reached[e.trial.number], FULL)]
+    points = {(e.accuracy["fp32"].value, e.network["macs"]) for e in full}
+    return {(a, m) for a, m in points if not any(b >= a and n <= m and (b, n) != (a, m) for b, n in points)}
+
+
+def test_what_would_be_dominated_at_its_costs_is_not_promoted() -> None:
+    rungs_ = (Fidelity(3), FULL)
+    cautious = searched(halving(Ladder(rungs_, reduction=2, level=0.05)), in_flight=1)
+    all_good = searched(halving(Ladder(rungs_, reduction=2, level=0.0)), in_flight=1)
+    assert rungs(all_good).count(1) >= 13  # half of the candidates
+    assert rungs(cautious).count(1) <= 0.8 * rungs(all_good).count(1)
+    assert front(cautious) == front(all_good)
 
 
 def test_what_breaks_a_limit_is_not_promoted() -> None:
