@@ -33,6 +33,7 @@ from search.network import (
     MaxPool,
     Multiply,
     Resize,
+    Shape,
     Softmax,
     Zero,
 )
@@ -63,6 +64,9 @@ _TYPES = {
 class OnnxGraph:
     """Nodes and tensors; names with a dot cannot clash with those of the layer graph.
 
+    ``shapes`` describes what operations give to the next ones: no runtime needs it, viewers show it, and the
+    checker holds it against what it infers.
+
     Args:
         operations: What the file computes; without batch norms where it is quantised.
         batch: Number of images that it takes at a time.
@@ -83,6 +87,7 @@ class OnnxGraph:
     ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[TensorProto] = []
+        self.shapes: list[onnx.ValueInfoProto] = []
         self._batch = batch
         self._float: Literal["float16", "float32"] = "float16" if half else "float32"
         self._quantization = quantization
@@ -104,8 +109,15 @@ class OnnxGraph:
         if operation.activation is not None:
             if not fuses(operation):
                 made = self._settle(operation.linear, made)
+            self._describe(made, operation.shape)
             made = self._activate(operation.activation, made, self._name(operation.name))
         self._read[operation.name] = self._settle(operation.name, made)
+        self._describe(self._read[operation.name], operation.shape)
+
+    def _describe(self, name: str, shape: Shape) -> None:
+        if name != "logits":  # described as the output
+            kind = _TYPES[self._float]
+            self.shapes.append(helper.make_tensor_value_info(name, kind, (self._batch, *shape)))
 
     def _name(self, name: str) -> str:
         """Name of a tensor as it is computed, before it is rounded to integers."""

@@ -53,7 +53,7 @@ def write(
     inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, *shapes[name]))] for name in shapes
     )
-    body = helper.make_graph(graph.nodes, "network", inputs, outputs, graph.tensors)
+    body = helper.make_graph(graph.nodes, "network", inputs, outputs, graph.tensors, value_info=graph.shapes)
     opsets = [helper.make_opsetid("", _OPSET)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="boardwise")
     data: bytes = model.SerializeToString(deterministic=True)
