@@ -46,6 +46,9 @@ MOVING = (MaxPool, AvgPool, Resize, Flatten, Concat)
 LARGEST_RATIO = 128.0
 """Greatest input scale * weight scale / output scale; XNNPACK refuses convolutions from 256 on."""
 
+HARD_SWISH_RATIO = 64.0
+"""Greatest input scale / output scale of a hard-swish; TFLite's kernel refuses 128."""
+
 SMALLEST_RATIO = 2.0**-30
 """Least such ratio; XNNPACK refuses convolutions below 2**-32."""
 
@@ -177,9 +180,9 @@ def quantize(operations: Sequence[Operation], ranges: Ranges, *, symmetric: bool
                 groups.join(source, _first_output(operation))
     fixed = {} if symmetric else _fixed(operations)
     scales = {name: _scale(groups.range(name), symmetric) for name in ranges} | fixed
-    for operation in operations:
-        if operation.weight is not None:
-            _widen(operation, scales, groups.members(_first_output(operation)) - fixed.keys())
+    for _ in operations:  # what is widened may be an input of what was looked at before
+        if not any([_widen(operation, scales, groups, fixed) for operation in operations]):
+            break
     return Quantization(scales, symmetric)
 
 
@@ -277,10 +280,29 @@ def _single(scale: float) -> float:
     return float(np.float32(scale)) if scale > 1e-20 else 1 / 255
 
 
-def _widen(operation: Operation, scales: dict[str, Scale], outputs: set[str]) -> None:
-    """Coarsens the scale of an output that is nothing beside what it is summed from."""
-    weight = np.abs(np.asarray(operation.weight)).max() / 127
-    least = float(scales[operation.inputs[0]].scale * weight / LARGEST_RATIO)
-    for name in outputs:
-        if scales[name].scale < least:
-            scales[name] = replace(scales[name], scale=_single(least))
+def _widen(
+    operation: Operation, scales: dict[str, Scale], groups: _Groups, fixed: Mapping[str, Scale]
+) -> bool:
+    """Coarsens scales of outputs that are nothing beside what they are computed from; True if it did."""
+    least: dict[str, float] = {}
+    if operation.weight is not None:
+        weight = np.abs(np.asarray(operation.weight)).max() / 127
+        product = scales[operation.inputs[0]].scale * weight
+        least[_first_output(operation)] = product / LARGEST_RATIO
+    if source := _hard_swish_input(operation):
+        least[operation.name] = scales[source].scale / HARD_SWISH_RATIO
+    widened = False
+    for output, scale in least.items():
+        single = float(np.float32(scale))
+        for name in groups.members(output) - fixed.keys():
+            if scales[name].scale < single:
+                scales[name] = replace(scales[name], scale=single)
+                widened = True
+    return widened
+
+
+def _hard_swish_input(operation: Operation) -> str | None:
+    """The tensor that an operation computes a hard-swish of, if any."""
+    if operation.layer == Activation("hard_swish"):
+        return operation.inputs[0]
+    return operation.linear if operation.activation == "hard_swish" else None

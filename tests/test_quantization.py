@@ -203,6 +203,18 @@ def test_dead_and_silent_networks_run(file_format: str) -> None:
     assert logits == pytest.approx(pytorch_logits(network, weights, images), abs=0.02)
 
 
+def test_a_hard_swish_of_nothing_has_a_scale_that_kernels_take() -> None:
+    """Found by tests.export_fuzz: LiteRT refuses a product of 128 or more of input and output scale."""
+    network = Network((2, 3, 3), (Node("act", Activation("hard_swish"), ("input",)),))
+    ranges = {"input": (-100.0, 0.0), "act": (-0.001, 0.0)}
+    scales = quantize(fold(network, {}), ranges).scales
+    assert scales["act"].scale == pytest.approx(100 / 255 / 64)
+    images = np.full((1, 2, 3, 3), -2.9999, np.float32)
+    for file_format in FORMATS:
+        exported = export(network, {}, file_format, "int8", calibration=Calibration(ranges, "min-max", 1))
+        assert np.abs(run_on_host(exported, images)).max() < 0.1
+
+
 # --------------------------------------------------------------------------- files
 
 
