@@ -93,21 +93,30 @@ def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> 
     confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
     confirm_s *= stages.CONFIRMED_PER_TARGET
     candidates = study.trials * measured_per_training
-    samples = candidates * len(study.targets) * screen.sessions[1] * screen.max_runs
+    devices = {t.device: study.choices.measured_on(study.targets, t.device) for t in study.targets}
+    samples = candidates * sum(devices.values()) * screen.sessions[1] * screen.max_runs
     rows: dict[str, Any] = {
         "trials": study.trials,
         "trainings": f"{study.trials} of {study.fidelity.epochs} epochs, {study.workers} at a time"
         " (fewer: what breaks a limit is not trained)",
-        "measurements": f"{candidates} candidates on every target",
+        "measurements": f"{candidates} candidates on {_where(study)}",
     }
-    for name in dict.fromkeys(t.device for t in study.targets):
+    for name, screened_on in devices.items():
         targets = sum(t.device == name for t in study.targets)
-        total_s = targets * (candidates * screen_s + confirm_s)
+        total_s = screened_on * candidates * screen_s + targets * confirm_s
         rows[f"time on {name}"] = (
             f"{total_s / 60:.0f} min, loading and slow candidates (> {screen_s:.1f} s) not counted"
         )
     rows["disk"] = f"{(study.trials * 4 * float(np.mean(parameters)) + 12 * samples) / 1e6:.0f} MB"
     return rows
+
+
+def _where(study: Study) -> str:
+    chosen = study.choices.deployments(study.targets)
+    texts = [f"one of {len(targets)} targets of {device}" for device, targets in chosen.items()]
+    if any(target.device not in chosen for target in study.targets):
+        texts.append("every other target" if chosen else "every target")
+    return " and on ".join(texts)
 
 
 def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:

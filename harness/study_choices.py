@@ -34,6 +34,10 @@ class Choices:
         names = (t.device if t.device in self.devices else t.name for t in targets)
         return tuple(dict.fromkeys(names))
 
+    def measured_on(self, targets: tuple[Target, ...], device: str) -> int:
+        """On how many targets of a device a candidate is measured."""
+        return 1 if device in self.devices else sum(target.device == device for target in targets)
+
     def deployments(self, targets: tuple[Target, ...]) -> dict[str, list[Target]]:
         """The targets to choose from, by device."""
         return {device: [t for t in targets if t.device == device] for device in self.devices}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from devices.registry import Lab
 from harness import cli
 from harness.config import STORE
+from harness.stages import CONFIRMED_PER_TARGET
 from harness.study import Study, study_of
 from results.deployments import board_front, same_network
 from results.errors import ConfigError
@@ -295,6 +297,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study.write_text(RUN)
     assert cli.main(["search", str(study), "--lab", str(lab), "--runs", str(folder / "runs")]) == 0
     return folder / "runs" / "joint"
+
+
+def test_dry_run_counts_a_candidate_once_where_it_chooses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab, study = tmp_path / "lab.toml", tmp_path / "study.toml"
+    lab.write_text("".join(f'[devices.{name}]\nconnection = "local"\n' for name in ("here", "there")))
+    longer = RUN.replace("session_s = 0.01, warmup_s = 0.002", "session_s = 59.0, warmup_s = 1.0")
+    other = '[[targets]]\ndevice = "there"\nruntime = "tflite"\nprecision = ["fp32", "int8"]\n'
+    study.write_text(longer + other)
+    assert cli.main(["search", str(study), "--lab", str(lab), "--dry-run", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows["measurements"] == "9 candidates on one of 3 targets of here and on every other target"
+    # A screen of 1 session and a confirmation of 2 sessions for each of so many, a minute each.
+    confirmed = 2 * CONFIRMED_PER_TARGET
+    assert rows["time on here"].startswith(f"{9 + 3 * confirmed} min, ")
+    assert rows["time on there"].startswith(f"{2 * 9 + 2 * confirmed} min, ")
 
 
 @pytest.fixture
