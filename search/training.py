@@ -12,7 +12,6 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class TrainingResult:
 
 
 def train(
-    job: TrainingJob, on_epoch: OnEpoch | None = None, *, checkpoint: Path | None = None
+    job: TrainingJob, on_epoch: OnEpoch | None = None, *, checkpoint: Checkpoint | None = None
 ) -> TrainingResult:
     """Trains a network in this process.
 
@@ -104,8 +103,7 @@ def train(
         job: What to train, and how.
         on_epoch: Called with the number of epochs done and the validation score, after each; ends the
             training if it gives True.
-        checkpoint: File in which the state is kept after every epoch; where there is one of this job, the
-            training goes on from it.
+        checkpoint: Where the state is kept; if it has one of this job, the training goes on from it.
 
     Raises:
         TrainingError: If it diverges, takes too long, or code of the task raises.
@@ -127,7 +125,7 @@ def train(
             size=_size(job.network),
             limits=Limits(candidate, job.time_limit_s),
             on_epoch=on_epoch,
-            checkpoint=Checkpoint(checkpoint),
+            checkpoint=checkpoint,
             settings=job.settings,
         )
         stopped = False

@@ -1,5 +1,9 @@
 """The state of a training after an epoch, on disk: what a process that takes over needs to go on.
 
+It is kept after an epoch where at least :data:`EVERY_S` seconds of training have passed since it was last
+kept: writing it takes some milliseconds, more than a tenth of an epoch that takes less than a tenth of a
+second.  So a process that is killed costs the epoch under way, and of shorter epochs those few before it.
+
 A training that goes on from here gives the bytes of one that was never interrupted: weights, running
 statistics, the optimiser, the schedule and all generators are kept; images and their changes follow from the
 seed and the number of the epoch.
@@ -11,7 +15,7 @@ import contextlib
 import logging
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +24,9 @@ import torch
 from torch import nn
 
 _logger = logging.getLogger(__name__)
+
+EVERY_S = 2.0
+"""CPU seconds of training between two states that are kept."""
 
 
 class Stateful(Protocol):
@@ -33,14 +40,17 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """One file, replaced as a whole after every epoch.
+    """One file, replaced as a whole.
 
     Args:
         path: Where it is; None for a training that nobody takes over.
+        every_s: CPU seconds of training between two states; 0 for one after every epoch.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, every_s: float = EVERY_S) -> None:
         self._path = path
+        self._every_s = every_s
+        self._kept_at_s = 0.0
         self._module: nn.Module | None = None
         self._parts: dict[str, Stateful] = {}
 
@@ -50,7 +60,7 @@ class Checkpoint:
         A file that is missing, damaged or of another structure is not used; nothing has changed then.
 
         Returns:
-            What :meth:`save` was told beside the states; None where the training begins.
+            ``curve`` and ``training_s`` as :meth:`save` was told them; None where the training begins.
         """
         self._module, self._parts = module, dict(parts)
         kept = self._read()
@@ -64,15 +74,25 @@ class Checkpoint:
             _logger.warning("%s is of another training, so this one begins anew: %s", self._path, error)
             return None
         progress: dict[str, Any] = kept["progress"]
+        self._kept_at_s = progress["training_s"]
         return progress
 
-    def save(self, progress: Mapping[str, Any]) -> None:
-        """Keeps the state of everything attached; nothing where nothing is attached, or there is no file."""
-        if self._path is None or self._module is None:
+    def save(self, curve: Sequence[float], training_s: float) -> None:
+        """Keeps the state of everything attached, if it is time to.
+
+        Nothing is kept where nothing is attached, or there is no file.
+
+        Args:
+            curve: Validation score after each epoch so far.
+            training_s: CPU seconds of training so far.
+        """
+        if self._path is None or self._module is None or training_s - self._kept_at_s < self._every_s:
             return
         new = self._path.with_suffix(".new")
-        torch.save({**self._states(), "progress": dict(progress)}, new)
+        progress = {"curve": list(curve), "training_s": training_s}
+        torch.save({**self._states(), "progress": progress}, new)
         new.replace(self._path)
+        self._kept_at_s = training_s
 
     def _read(self) -> dict[str, Any] | None:
         if self._path is None:

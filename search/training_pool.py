@@ -2,7 +2,7 @@
 
 Processes come from multiprocessing's fork server with PyTorch loaded (30 ms each instead of 2.5 s, and
 memory shared).  A worker that is killed is started again and its job goes on from the last epoch that was
-done (:mod:`search.training_checkpoint`).  Workers end with the process that owns the pool, however that one
+kept (:mod:`search.training_checkpoint`).  Workers end with the process that owns the pool, however that one
 ends (:mod:`search.training_worker`).
 """
 
@@ -28,6 +28,7 @@ from typing import Any
 from results.errors import ConfigError, TrainingError
 from search.datasets import located
 from search.training import TrainingJob, TrainingResult
+from search.training_checkpoint import EVERY_S
 from search.training_processes import PoolClosed, Processes, Worker
 from search.training_run import OnEpoch
 from search.training_worker import Coming, EpochDone, JobFailed, Order, stat_fields
@@ -36,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _ATTEMPTS = 2
-"""Deaths in a row, without an epoch between them, after which a job is given up."""
+"""Deaths in a row after which a job is given up that came no further between them."""
 _GRACE_S = 10.0
 """CPU time that a job gets on top of 1.2 times its limit before it is killed from outside."""
 _STALLED_TICKS = 600
@@ -44,11 +45,11 @@ _STALLED_TICKS = 600
 
 
 class _WorkerDied(Exception):
-    """The process of a worker ended in the middle of a job, ``epochs`` after it had begun or gone on."""
+    """The process of a worker ended in the middle of a job, after epoch ``epoch`` of it."""
 
-    def __init__(self, reason: str, epochs: int) -> None:
+    def __init__(self, reason: str, epoch: int) -> None:
         super().__init__(reason)
-        self.epochs = epochs
+        self.epoch = epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,7 @@ class _Queued:
         return self.order.job.time_limit_s
 
     def discard_checkpoint(self) -> None:
-        if self.order.checkpoint is not None:
-            self.order.checkpoint.unlink(missing_ok=True)
+        self.order.checkpoint.unlink(missing_ok=True)
 
 
 class TrainingPool:
@@ -82,15 +82,23 @@ class TrainingPool:
         workers: Trainings at a time; at least 1.
         coming: Name and options of the task that will be trained on.  The workers are started at once then,
             and load it while nothing is to be trained yet.
+        checkpoint_every_s: CPU seconds of training between two states that are kept, each after an epoch.
 
     Raises:
         ConfigError: For fewer workers than one.
     """
 
-    def __init__(self, workers: int, *, coming: tuple[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        *,
+        coming: tuple[str, Mapping[str, Any]] | None = None,
+        checkpoint_every_s: float = EVERY_S,
+    ) -> None:
         if workers < 1:
             raise ConfigError(f"a training pool needs at least 1 worker, got {workers}")
         self._coming = None if coming is None else Coming(located(coming[0]), dict(coming[1]))
+        self._every_s = checkpoint_every_s
         self._folder = tempfile.TemporaryDirectory(prefix="boardwise-training-")
         self._numbers = itertools.count()
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
@@ -112,7 +120,7 @@ class TrainingPool:
         Args:
             job: What to train.
             on_epoch: Called in a thread of this process with the number of epochs done and the validation
-                score.  An epoch that was under way when the worker was killed is done, and told, again.
+                score.  Epochs that were not kept when the worker was killed are done, and told, again.
             may_stop: Whether a training is ended where ``on_epoch`` gives True; it waits for the answer.
 
         Returns:
@@ -128,7 +136,7 @@ class TrainingPool:
             if self._closed:
                 raise RuntimeError("the training pool is closed")
             checkpoint = Path(self._folder.name) / f"{next(self._numbers)}.pt"
-            order = Order(job, checkpoint, may_stop)
+            order = Order(job, checkpoint, self._every_s, may_stop)
             self._queue.put(_Queued(order, pickle.dumps(order), on_epoch, future))
         return future
 
@@ -234,17 +242,18 @@ class _Slot:
         """The outcome of a job.
 
         Raises:
-            TrainingError: If its worker was killed twice without finishing an epoch between, or it had to be
-                killed.
+            TrainingError: If its worker was killed twice and came no further between, or it had to be killed.
             PoolClosed: If the pool was closed meanwhile.
         """
-        deaths = 0
+        deaths = furthest = 0
         while True:
             try:
                 return self._attempt(self.worker(), item)
             except (_WorkerDied, OSError, EOFError) as death:
                 self.discard()
-                deaths = 1 if isinstance(death, _WorkerDied) and death.epochs else deaths + 1
+                epoch = death.epoch if isinstance(death, _WorkerDied) else 0
+                deaths = 1 if epoch > furthest else deaths + 1
+                furthest = max(furthest, epoch)
                 if deaths == _ATTEMPTS:
                     raise TrainingError(
                         item.candidate,
@@ -257,7 +266,7 @@ class _Slot:
 
     def _attempt(self, worker: Worker, item: _Queued) -> TrainingResult | JobFailed:
         watch = _Watch(worker.process.pid or 0, item)
-        epochs = 0
+        epoch = 0
         try:
             worker.connection.send_bytes(item.payload)
             while True:
@@ -267,12 +276,12 @@ class _Slot:
                 message = worker.connection.recv()
                 if not isinstance(message, EpochDone):
                     return message  # type: ignore[no-any-return]
-                epochs += 1
+                epoch = message.epoch
                 stop = _show(item.on_epoch, message)
                 if item.order.asks:
                     worker.connection.send(stop)
         except (EOFError, OSError) as error:
-            raise _WorkerDied(_how_it_ended(self._processes.exitcode(worker)), epochs) from error
+            raise _WorkerDied(_how_it_ended(self._processes.exitcode(worker)), epoch) from error
 
 
 def _show(on_epoch: OnEpoch | None, message: EpochDone) -> bool:

@@ -120,8 +120,9 @@ class Limits:
 class TrainingRun:
     """A training under way, as a training function sees it.
 
-    A training function that calls :meth:`keep` and goes on from ``len(run.curve)`` loses no more than an
-    epoch when its process is killed; one that does not begins again.
+    A training function that calls :meth:`keep` and goes on from ``len(run.curve)`` loses no more than the
+    epoch under way when its process is killed, or the last seconds where epochs are as short
+    (:mod:`search.training_checkpoint`); one that does not begins again.
 
     Args:
         module: What is trained.
@@ -130,7 +131,7 @@ class TrainingRun:
         seed: Order of the images and their changes follow from it.
         limits: When to stop it.
         on_epoch: Told every validation score.
-        checkpoint: Where its state is kept after every epoch.
+        checkpoint: Where its state is kept.
         settings: Settings of the training that are not as usual, such as ``{"learning_rate": 0.003}``.
 
     Attributes:
@@ -177,7 +178,7 @@ class TrainingRun:
         return self._before_s + time.process_time() - self._started_s
 
     def keep(self, **parts: Stateful) -> None:
-        """Keeps the module and these parts after every epoch, and takes on what was kept before.
+        """Keeps the module and these parts as the training goes on, and takes on what was kept before.
 
         Afterwards ``curve`` has the epochs that are done.
 
@@ -228,7 +229,7 @@ class TrainingRun:
         """
         value = self.validate().value
         self.curve.append(value)
-        self._checkpoint.save({"curve": self.curve, "training_s": self.training_s})
+        self._checkpoint.save(self.curve, self.training_s)
         if self._on_epoch is not None and self._on_epoch(len(self.curve), value):
             raise Stopped
         self._check_time()

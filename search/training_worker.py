@@ -39,12 +39,14 @@ class Order:
 
     Attributes:
         job: What to train.
-        checkpoint: File that keeps the state after every epoch.
+        checkpoint: File that keeps the state.
+        every_s: CPU seconds of training between two states that are kept.
         asks: Whether the worker is to wait after every epoch for whether to go on.
     """
 
     job: TrainingJob
-    checkpoint: Path | None = None
+    checkpoint: Path
+    every_s: float
     asks: bool = False
 
 
@@ -136,13 +138,14 @@ def _load(coming: Coming) -> None:
 
 def _outcome(order: Order, jobs: Connection) -> TrainingResult | JobFailed:
     from search.training import train
+    from search.training_checkpoint import Checkpoint
 
     def on_epoch(epoch: int, score: float) -> bool:
         jobs.send(EpochDone(epoch, score))
         return order.asks and bool(jobs.recv())
 
     try:
-        return train(order.job, on_epoch, checkpoint=order.checkpoint)
+        return train(order.job, on_epoch, checkpoint=Checkpoint(order.checkpoint, order.every_s))
     except BoardwiseError as error:
         return JobFailed(error)
 

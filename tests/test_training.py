@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from search.datasets import load_task
 from search.module import to_module
 from search.network import initial_weights
 from search.training import TrainingJob, TrainingResult, evaluate, predict, train
+from search.training_checkpoint import Checkpoint
 from search.training_run import Inputs
 from tests.fixtures_training import small_network, task_file
 
@@ -220,7 +222,7 @@ def interrupted_after(epochs: int, path: Path) -> None:
         kept.write_bytes(path.read_bytes())
 
     with pytest.raises(Killed):
-        train(DIGITS, keep_a_copy, checkpoint=path)
+        train(DIGITS, keep_a_copy, checkpoint=Checkpoint(path, 0.0))
     kept.replace(path)
 
 
@@ -228,7 +230,7 @@ def test_a_training_that_is_taken_over_gives_the_same_bytes(digits: TrainingResu
     path = tmp_path / "state.pt"
     interrupted_after(1, path)
     told: list[int] = []
-    result = train(DIGITS, lambda epoch, score: told.append(epoch), checkpoint=path)
+    result = train(DIGITS, lambda epoch, score: told.append(epoch), checkpoint=Checkpoint(path))
     assert told == [2, 3]
     assert result.curve == digits.curve
     assert same_bytes(result, digits)
@@ -242,9 +244,42 @@ def test_a_checkpoint_that_is_of_no_use_is_said_and_not_used(
     path.write_bytes(b"PK nothing")
     if what == "another":
         other = replace(DIGITS, network=small_network(depth=2), fidelity=Fidelity(2))
-        train(other, checkpoint=path)
-    assert same_bytes(train(DIGITS, checkpoint=path), digits)
+        train(other, checkpoint=Checkpoint(path, 0.0))
+    assert same_bytes(train(DIGITS, checkpoint=Checkpoint(path)), digits)
     assert ("damaged" if what == "damaged" else "another training") in caplog.text
+
+
+class Clock:
+    """A part of a training: its steps are the file's writes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        self.asked += 1
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        pass
+
+
+def test_the_state_is_kept_no_more_often_than_said(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "state.pt"
+    checkpoint = Checkpoint(path, 2.0)
+    assert checkpoint.attach(torch.nn.Linear(1, 1), {"clock": clock}) is None
+    for training_s in (0.5, 1.5):
+        checkpoint.save([0.1], training_s)
+    assert not path.exists()
+    for training_s in (2.5, 3.0, 4.4, 4.6, 9.0):
+        checkpoint.save([0.1, 0.2], training_s)
+    assert clock.asked == 3  # at 2.5, 4.6 and 9.0
+    later = Checkpoint(path, 2.0)
+    assert later.attach(torch.nn.Linear(1, 1), {"clock": clock}) == {"curve": [0.1, 0.2], "training_s": 9.0}
+    asked = clock.asked
+    later.save([0.1, 0.2, 0.3], 10.9)
+    assert clock.asked == asked
+    later.save([0.1, 0.2, 0.3], 11.0)
+    assert clock.asked == asked + 1
 
 
 def test_a_watcher_may_end_a_training(digits: TrainingResult) -> None:

@@ -71,7 +71,7 @@ def count(folder: Path) -> int:
 
 @pytest.fixture
 def pool() -> Iterator[TrainingPool]:
-    with TrainingPool(1) as pool:
+    with TrainingPool(1, checkpoint_every_s=0.0) as pool:
         yield pool
 
 
@@ -176,6 +176,24 @@ def test_a_job_whose_worker_is_killed_again_and_again_ends_if_its_epochs_do(pool
         os.kill(workers()[0], signal.SIGKILL)
 
     assert len(pool.submit(digits, on_epoch, may_stop=True).result(LIMIT_S).curve) == 4
+
+
+def test_a_job_that_comes_no_further_has_failed(tmp_path: Path) -> None:
+    """Its epochs are too short to be kept: it begins again and dies where it died before."""
+    digits = TrainingJob(small_network(depth=1, width=4), "digits", {}, Fidelity(3), seed=3)
+    told: list[int] = []
+
+    def on_epoch(epoch: int, score: float) -> None:
+        told.append(epoch)
+        if epoch == 2:
+            os.kill(workers()[0], signal.SIGKILL)
+
+    with (
+        TrainingPool(1, checkpoint_every_s=1e9) as pool,
+        pytest.raises(TrainingError, match="ended 2 times, last: killed by SIGKILL"),
+    ):
+        pool.submit(digits, on_epoch, may_stop=True).result(LIMIT_S)
+    assert told == [1, 2, 1, 2]
 
 
 def test_a_training_is_ended_from_outside(pool: TrainingPool) -> None:
