@@ -28,12 +28,12 @@ from harness.quantization import CalibrationPlan
 from harness.study import BENCH
 from results.comparison import compare
 from results.records import FORMATS, Fidelity, Interval, Target
+from results.untrained import equivalence
 from search.datasets import load_task
 from search.network import Network, costs, initial_weights
 from search.spaces.chain import Space
 from search.training import TrainingJob, train
 
-MARGIN = 0.03
 TASK = "digits_in_photos"
 KINDS = tuple(Kind(f, p) for f in ("onnx", "tflite") for p in ("fp32", "fp16", "int8"))
 
@@ -57,13 +57,6 @@ class Row:
     ratio: Interval
     verdict: str
     noisy: bool
-
-
-def verdict(ratio: Interval) -> str:
-    """Equivalent if the interval lies inside the margin, different if it lies outside."""
-    if ratio.low >= 1 - MARGIN and ratio.high <= 1 + MARGIN:
-        return "equivalent"
-    return "different" if ratio.low > 1 + MARGIN or ratio.high < 1 - MARGIN else "unclear"
 
 
 def networks(count: int, least_macs: float) -> list[Network]:
@@ -104,7 +97,7 @@ def rows_of(number: int, network: Network, arguments: argparse.Namespace, entry:
         sessions = [s.durations_s for s in before.sessions if s.role == "model"]
         latency_ms = 1e3 * float(np.median([np.quantile(runs, arguments.quantile) for runs in sessions]))
         ratio = comparison.ratio
-        found.append(Row(number, kind.name, latency_ms, ratio, verdict(ratio), bool(comparison.reasons)))
+        found.append(Row(number, kind.name, latency_ms, ratio, equivalence(ratio), bool(comparison.reasons)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from harness.folding import Weights
 from harness.proof import Proof, Trained, prove
 from harness.quantization import Calibration, CalibrationPlan
 from results.errors import OutOfMemory
-from results.records import Artifact, Score, Target
+from results.records import UNTRAINED, Artifact, Score, Target
 from search.network import Network
 from search.tasks import SplitName, Task
 
@@ -50,13 +51,14 @@ def kinds_of(targets: Iterable[Target]) -> tuple[Kind, ...]:
 
 
 def untrained_file(network: Network, weights: Weights, kind: Kind) -> Exported:
-    """A file with initial weights, as good as the trained one to measure latency with.
+    """A file with initial weights, as good as the trained one to measure latency with; its record says so.
 
     Raises:
         ExportError: If the format cannot express the network.
     """
     calibration = plausible(network, weights) if kind.precision == "int8" else None
-    return export(network, weights, *kind, calibration=calibration)
+    file = export(network, weights, *kind, calibration=calibration)
+    return replace(file, artifact=replace(file.artifact, weights=UNTRAINED))
 
 
 def require_room(artifact: Artifact, facts: BoardFacts, activation_bytes: float = 0.0) -> None:

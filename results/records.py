@@ -175,6 +175,10 @@ class Plan:
             raise ConfigError(f"plan {self.name!r}: needs 1 <= agents <= sessions and 1 <= runs, got {self}")
 
 
+UNTRAINED = "untrained"
+"""In place of the hash of the weights: of files that were measured before the training."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A model file.
@@ -182,7 +186,7 @@ class Artifact:
     Attributes:
         sha256: Hash of the file.
         graph: Hash of the structure without the weights; equals ``sha256`` where they cannot be told apart.
-        weights: Hash of the weights; empty where they cannot be told apart, ``untrained`` for a screen.
+        weights: Hash of the weights; empty where they cannot be told apart, :data:`UNTRAINED` for a screen.
         file_format: ``onnx`` or ``tflite``.
         precision: ``fp32``, ``fp16`` or ``int8``.
         size_bytes: Size of the file.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy, loading
+from results import energy, loading, untrained
 from results.deployments_report import deployments
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
@@ -115,15 +115,15 @@ def _counts(known: History, finished: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _saved(known: History) -> list[str]:
-    untrained = sum(
+    saved = sum(
         t.state == "infeasible" and not t.accuracy and not t.trial.proposal.screen_only for t in known.trials
     )
     times = [t.training_s for t in known.trials if t.accuracy and t.training_s]
     if not times:
         return []
-    text = f"Measuring first saved **{untrained} of {untrained + len(times)} trainings**"
-    if untrained:
-        minutes = untrained * sum(times) / len(times) / 60
+    text = f"Measuring first saved **{saved} of {saved + len(times)} trainings**"
+    if saved:
+        minutes = saved * sum(times) / len(times) / 60
         text += f", about {minutes:.1f} minutes of CPU time at the mean of the others"
     return [text + "."]
 
@@ -153,7 +153,7 @@ def _target(known: History, target: Target) -> list[str]:
             f"Measured in another environment (another kernel, runtime version, unit or origin): {elsewhere} "
             "more. They are not ranked with these; the CSV lists them as `other environment`."
         )
-    return [*sections, *_measured(found, here)]
+    return [*sections, *_measured(found, here, untrained.note(known, target))]
 
 
 def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
@@ -219,7 +219,7 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _measured(found: Sequence[Candidate], here: pd.DataFrame) -> list[str]:
+def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: str) -> list[str]:
     """What ran, where, and in what state the board was."""
     if not found:
         return ["No trained candidate was measured here."]
@@ -235,6 +235,8 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame) -> list[str]:
     ]
     if invalid := loading.note(newest):
         lines.append(f"- **Loading**: {invalid}")
+    if before_training:
+        lines.append(f"- **Untrained and trained files**: {before_training}")
     if reasons:
         lines.append("- **Reasons**: " + "; ".join(f"{text} ({n})" for text, n in reasons.most_common(6)))
     conditions = [text for text in here["conditions"].unique() if text][:3]

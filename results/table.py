@@ -16,7 +16,7 @@ from results.errors import StoreError
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
-from results.records import Evaluation, Interval, Measurement, Metric, Option, Score, Target
+from results.records import UNTRAINED, Evaluation, Interval, Measurement, Metric, Option, Score, Target
 from results.statistics import (
     decide,
     judge,
@@ -214,7 +214,7 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "origin": measurement.origin,
         "measured_at": iso(min(s.started_at for s in sessions)) if sessions else None,
         "environment": environment.fingerprint[:12],
-        "weights": "untrained" if artifact.weights == "untrained" else "trained",
+        "weights": UNTRAINED if artifact.weights == UNTRAINED else "trained",
         "artifact_sha256": artifact.sha256,
     }
 

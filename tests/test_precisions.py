@@ -17,7 +17,7 @@ from harness.config import STORE
 from harness.study import read_study
 from results.errors import ConfigError
 from results.evaluations import history
-from results.records import Metric
+from results.records import UNTRAINED, Metric
 from results.store import Run, Store
 from search.datasets import load_task
 
@@ -117,10 +117,12 @@ def test_screens_are_of_files_of_the_targets_precision(run: Run) -> None:
         body = run.get("measured", f"0/{target}/screen/0")
         assert body is not None
         assert body["measurement"]["artifact"]["precision"] == precision
+        assert body["measurement"]["artifact"]["weights"] == UNTRAINED
         trained = run.get("exported", f"{completed(run)[0]}/{kind_in(target)}")
         screened = run.get("measured", f"{completed(run)[0]}/{target}/screen/0")
         assert trained is not None
         assert screened is not None
+        assert trained["artifact"]["weights"] != UNTRAINED
         assert trained["artifact"]["graph"] == screened["measurement"]["artifact"]["graph"]
 
 
