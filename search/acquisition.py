@@ -8,13 +8,16 @@ loss known so far is ``t``, and a candidate that reaches the cell improves it by
 
 This is the expected hypervolume improvement (Emmerich et al. 2006) of a candidate with known costs.  Without
 costs there is one cell, and it is the expected improvement (Mockus 1978; Jones et al. 1998).  A cost that was
-not measured is integrated over by three-point Gauss-Hermite quadrature.
+not measured is integrated over by three-point Gauss-Hermite quadrature; the models of the costs are
+independent, so the expected volume of a cell is the product of its expected widths.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,27 +77,38 @@ def probability_below(prediction: Prediction, upper: float) -> Floats:
 
 
 def expected_hypervolume_improvement(
-    prediction: Prediction, costs: Floats, front: Front, *, lognormal: bool
+    prediction: Prediction, costs: Floats, front: Front, *, lognormal: bool, weights: Sequence[float] = (1.0,)
 ) -> Floats:
-    """Expected improvement of the front's hypervolume by candidates of known costs, shape ``(n,)``.
+    """Expected improvement of the front's hypervolume by candidates, shape ``(n,)``.
 
     Args:
         prediction: Of the loss, or of its logarithm, ``n`` candidates.
-        costs: Costs of the candidates, shape ``(n, c)``; ``c = 0`` gives the expected improvement.
+        costs: Costs of the candidates, at every node of a quadrature, shape ``(n, c, nodes)``; ``c = 0``
+            gives the expected improvement.
         front: What is known.
         lognormal: Whether the prediction is that of the logarithm of the loss.
+        weights: Of the nodes; one node for costs that are known.
     """
-    edges = [_edges(front.costs[:, j], upper, costs.shape[1]) for j, upper in enumerate(front.worst_costs)]
+    count = costs.shape[1]
+    edges = [_edges(front.costs[:, j], upper, count) for j, upper in enumerate(front.worst_costs)]
     thresholds, index = np.unique(_thresholds(front, edges), return_inverse=True)
     improvement = (lognormal_improvement if lognormal else normal_improvement)(thresholds, prediction)
+    *outer, last = [_widths(edge, costs[:, j], weights) for j, edge in enumerate(edges)] or [
+        np.ones((len(costs), 1))
+    ]
     volumes = np.ones((len(costs), 1))
-    for j, edge in enumerate(edges):
-        widths = np.maximum(edge[1:] - np.maximum(edge[:-1], costs[:, j, None]), 0.0)  # (n, intervals)
+    for widths in outer:
         volumes = (volumes[:, :, None] * widths[:, None, :]).reshape(len(costs), -1)
-    per_threshold = np.zeros((len(costs), len(thresholds)))
-    for column in range(len(thresholds)):
-        per_threshold[:, column] = volumes[:, index.ravel() == column].sum(axis=1)
-    return np.asarray(np.sum(per_threshold * improvement, axis=1))
+    total = np.zeros(len(costs))
+    for column, cells in enumerate(index.reshape(prod(w.shape[1] for w in outer), -1)):
+        total += volumes[:, column] * np.einsum("nk,nk->n", improvement[:, cells], last)
+    return total
+
+
+def _widths(edge: Floats, costs: Floats, weights: Sequence[float]) -> Floats:
+    """Expected widths of the intervals between edges beyond costs ``(n, nodes)``, ``(n, intervals)``."""
+    beyond = np.maximum(edge[1:, None] - np.maximum(edge[:-1, None], costs[:, None, :]), 0.0)
+    return np.asarray(beyond @ np.asarray(weights))
 
 
 def _edges(costs: Floats, upper: float, dimensions: int) -> Floats:

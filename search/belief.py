@@ -1,14 +1,14 @@
 """What is believed about untried architectures, given a history: the models behind an acquisition.
 
 Accuracy is learned from trained trials; costs, and what runs at all, from every trial that was measured,
-those that were only screened among them.  A cost that was measured is taken as it is.  Pending trials count
+those that were only screened among them, and from the encoding: a runtime may execute what has no effect on
+the output.  A cost that was measured is taken as it is.  Pending trials count
 as if they had come out as expected (Ginsbourger et al. 2010, "kriging believer"), so that parallel asks
 differ.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from results.records import Architecture, Limit, Metric, Trial
 from search.acquisition import NODES, Front, expected_hypervolume_improvement, probability_below
 from search.frontier import FIRST, PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
-from search.surrogate import Ensemble, GaussianProcess, Inputs, Prediction, SuccessModel
+from search.surrogate import Ensemble, GaussianProcess, InputMemory, Inputs, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
 
@@ -89,11 +89,11 @@ class CostModel:
 
     def __init__(self, metric: Metric, inputs: Inputs, values: Floats) -> None:
         self.scale = Scale.of(metric, values)
-        self._process = GaussianProcess(inputs, self.scale.modelled(self.scale.loss(values)))
+        self._process = GaussianProcess(inputs.as_run, self.scale.modelled(self.scale.loss(values)))
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Of the modelled loss."""
-        return self._process.predict(inputs)
+        return self._process.predict(inputs.as_run)
 
     def probability_within(self, inputs: Inputs, upper: float) -> Floats:
         """Probability that the value is at most ``upper``, shape ``(n,)``."""
@@ -128,17 +128,26 @@ class Belief:
         history: What was told; at least one trial.
         pending: Trials asked but not yet told.
         seed: For the models.
+        memory: Inputs that were worked out before.
     """
 
-    def __init__(self, history: History, pending: Sequence[Trial], *, seed: int) -> None:
+    def __init__(
+        self,
+        history: History,
+        pending: Sequence[Trial],
+        *,
+        seed: int,
+        memory: InputMemory | None = None,
+    ) -> None:
         self._history, self._pending, self._seed = history, pending, seed
-        self._space, self._problem = history.space, history.problem
-        self._told = Inputs.of(self._space, [o.architecture for o in history.outcomes])
+        self._problem = history.problem
+        self._memory = memory or InputMemory(history.space)
+        self._told = self.inputs([o.architecture for o in history.outcomes])
         self._measured = {o.architecture: o for o in history.outcomes if o.state in ("screened", "complete")}
 
     def inputs(self, architectures: Sequence[Architecture]) -> Inputs:
         """As the models see them."""
-        return Inputs.of(self._space, architectures)
+        return self._memory.of(architectures)
 
     @cached_property
     def accuracy(self) -> AccuracyModel | None:
@@ -148,7 +157,7 @@ class Belief:
         if not rows:
             return None
         training = [t.proposal.architecture for t in self._pending if not t.proposal.screen_only]
-        waiting = Inputs.of(self._space, training) if training else self._told.take([])
+        waiting = self.inputs(training) if training else self._told.take([])
         return AccuracyModel(
             metric, self._told.take(rows), values_of(self._history, metric), waiting, self._seed
         )
@@ -169,7 +178,7 @@ class Belief:
         outcomes = self._history.outcomes
         ran = _thinned([i for i, o in enumerate(outcomes) if o.state != "unmeasured"])
         worked = np.array([outcomes[i].state != "failed" for i in ran], dtype=np.bool_)
-        return SuccessModel(self._told.take(ran), worked, self._seed)
+        return SuccessModel(self._told.take(ran).as_run, worked, self._seed)
 
     @cached_property
     def calibration(self) -> float:
@@ -203,26 +212,28 @@ class Belief:
             raw = self.accuracy.predict(inputs)
             loss = Prediction(raw.mean, raw.deviation * self.calibration)
         metrics = known_costs(self._history)
-        costs, spread = np.empty((2, len(architectures), len(metrics)))
+        costs, spread = np.zeros((2, len(architectures), len(metrics)))
         for j, metric in enumerate(metrics):
-            model = self._costs[metric]
-            predicted = model.predict(inputs)
-            costs[:, j], spread[:, j] = model.scale.unmodelled(predicted.mean), predicted.deviation
-            for i, value in self._known(architectures, metric):
-                costs[i, j], spread[i, j] = model.scale.loss(np.array([value]))[0], 0.0
+            model, measured = self._costs[metric], self._figures(architectures, metric)
+            unknown = np.isnan(measured)
+            costs[~unknown, j] = model.scale.loss(measured[~unknown])
+            if unknown.any():
+                predicted = model.predict(inputs.take(np.flatnonzero(unknown)))
+                costs[unknown, j] = model.scale.unmodelled(predicted.mean)
+                spread[unknown, j] = predicted.deviation
         return Forecast(loss, costs, spread, self._chance(architectures, inputs))
 
-    def _known(self, architectures: Sequence[Architecture], metric: Metric) -> list[tuple[int, float]]:
-        """Places and values of those that were measured."""
-        found = [(i, self._measured.get(a)) for i, a in enumerate(architectures)]
-        return [(i, o.figures[metric]) for i, o in found if o is not None and metric in o.figures]
+    def _figures(self, architectures: Sequence[Architecture], metric: Metric) -> Floats:
+        """What was measured, shape ``(n,)``; not a number where nothing was."""
+        found = (self._measured.get(a) for a in architectures)
+        return np.array([np.nan if o is None else o.figures.get(metric, np.nan) for o in found])
 
     def chance(self, architectures: Sequence[Architecture]) -> Floats:
         """Probability to run and to meet every limit, shape ``(n,)``."""
         return self._chance(architectures, self.inputs(architectures))
 
     def _chance(self, architectures: Sequence[Architecture], inputs: Inputs) -> Floats:
-        chance = self._success.predict(inputs)
+        chance = self._success.predict(inputs.as_run)
         for limit in self._problem.limits:
             chance = chance * self._probability_within(inputs, limit)
         for i, architecture in enumerate(architectures):
@@ -254,16 +265,19 @@ def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Seque
     if forecast.loss is None:
         raise ValueError("an improvement is expected only where the loss is predicted")
     total = np.zeros(len(forecast.costs))
-    nodes = NODES if forecast.spread.any() else ((0.0, 1.0),)
-    for chosen in itertools.product(nodes, repeat=len(scales)):
-        costs = np.empty_like(forecast.costs)
-        for j, (scale, (z, _)) in enumerate(zip(scales, chosen, strict=True)):
-            modelled = scale.modelled(forecast.costs[:, j]) + z * forecast.spread[:, j]
+    unsure = forecast.spread.any(axis=1)
+    for rows, nodes in ((np.flatnonzero(~unsure), ((0.0, 1.0),)), (np.flatnonzero(unsure), NODES)):
+        if not len(rows):
+            continue
+        costs = np.empty((len(rows), len(scales), len(nodes)))
+        for j, scale in enumerate(scales):
+            modelled = scale.modelled(forecast.costs[rows, j])[:, None]
+            modelled = modelled + np.array([z for z, _ in nodes]) * forecast.spread[rows, j, None]
             # A network dearer than all of the front widens what counts: it keeps the margin.
             costs[:, j] = np.minimum(scale.unmodelled(modelled), front.costs[:, j].max())
-        weight = float(np.prod([w for _, w in chosen]))
-        total += weight * expected_hypervolume_improvement(
-            forecast.loss, costs, front, lognormal=accuracy.log
+        loss = Prediction(forecast.loss.mean[rows], forecast.loss.deviation[rows])
+        total[rows] = expected_hypervolume_improvement(
+            loss, costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
         )
     return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence, Set
 
 import numpy as np
@@ -16,6 +17,9 @@ from search.space import SearchSpace
 WHOLE = 1000
 """Spaces of up to so many encodings are looked at whole."""
 
+LISTINGS = 512
+"""Architectures whose neighbours are remembered."""
+
 NEIGHBOURS = 400
 DOUBLE_EDITS = 120
 CROSSOVERS = 80
@@ -25,13 +29,36 @@ FEWEST_LIKELY = 10
 """Random architectures from which the start is picked, and how many of them are kept at least."""
 
 
+class Neighbourhood:
+    """One-edit neighbours; those of an architecture are listed once, a search comes back to them.
+
+    Args:
+        space: Of the architectures.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._near = functools.lru_cache(maxsize=LISTINGS)(lambda a: tuple(space.neighbours(a)))
+
+    def of(self, parents: Iterable[Architecture], rng: np.random.Generator, most: int) -> list[Architecture]:
+        """Neighbours of the parents, up to ``most`` of them by chance, in a fixed order."""
+        found = _different(near for parent in parents for near in self._near(parent))
+        if len(found) > most:
+            found = [found[i] for i in np.sort(rng.choice(len(found), size=most, replace=False))]
+        return found
+
+
 def candidates(
-    space: SearchSpace, parents: Sequence[Architecture], taken: Set[Architecture], rng: np.random.Generator
+    neighbourhood: Neighbourhood,
+    parents: Sequence[Architecture],
+    taken: Set[Architecture],
+    rng: np.random.Generator,
 ) -> list[Architecture]:
     """New architectures: near the parents (one and two edits, crossover) and anywhere."""
+    space = neighbourhood.space
     if space.size() <= WHOLE:
         return _new(every_architecture(space), taken)
-    found = neighbours(space, parents, rng, NEIGHBOURS)
+    found = neighbourhood.of(parents, rng, NEIGHBOURS)
     if parents:
         for i in range(DOUBLE_EDITS):
             found.append(space.mutate(parents[i % len(parents)], rng, changes=2))
@@ -40,16 +67,6 @@ def candidates(
             found.append(space.crossover(parents[a], parents[b], rng))
     found += [space.sample(rng) for _ in range(RANDOM)]
     return _new(found, taken)
-
-
-def neighbours(
-    space: SearchSpace, parents: Iterable[Architecture], rng: np.random.Generator, most: int
-) -> list[Architecture]:
-    """One-edit neighbours of the parents, up to ``most`` of them by chance, in a fixed order."""
-    found = list(dict.fromkeys(near for parent in parents for near in space.neighbours(parent)))
-    if len(found) > most:
-        found = [found[i] for i in np.sort(rng.choice(len(found), size=most, replace=False))]
-    return found
 
 
 def spread_start(
@@ -93,4 +110,9 @@ def _likely(pool: Sequence[Architecture], chances: NDArray[np.float64]) -> list[
 
 
 def _new(found: Iterable[Architecture], taken: Set[Architecture]) -> list[Architecture]:
-    return [a for a in dict.fromkeys(found) if a not in taken]
+    return [a for a in _different(found) if a not in taken]
+
+
+def _different(found: Iterable[Architecture]) -> list[Architecture]:
+    """Each architecture of one space once, in order."""
+    return list({a.choices: a for a in found}.values())

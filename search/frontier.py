@@ -76,8 +76,7 @@ def values_of(history: History, metric: Metric) -> Floats:
 
 def known_costs(history: History) -> list[Metric]:
     """Cost objectives of which anything is known."""
-    known = {metric for outcome in history.outcomes for metric in outcome.figures}
-    return [metric for metric in history.problem.objectives[1:] if metric in known]
+    return [metric for metric in history.problem.objectives[1:] if metric in history.known]
 
 
 def frontier(history: History, pending: Sequence[Trial]) -> Front | None:

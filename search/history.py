@@ -55,6 +55,12 @@ class History:
     Args:
         space: Where the architectures come from.
         problem: Whose metrics are read.
+
+    Attributes:
+        outcomes: As told.
+        screened: What is measured, meets the limits, and is not trained, by architecture.
+        latest: The outcome of the greatest number; None before the first tell.
+        known: Metrics of which anything is known.
     """
 
     def __init__(self, space: SearchSpace, problem: Problem) -> None:
@@ -66,7 +72,12 @@ class History:
             dict.fromkeys((*problem.objectives, *(limit.metric for limit in problem.limits)))
         )
         self.outcomes: list[Outcome] = []
+        self.screened: dict[Architecture, Outcome] = {}
+        self.latest: Outcome | None = None
+        self.known: set[Metric] = set()
         self._numbers: set[int] = set()
+        self._told: set[Architecture] = set()
+        self._taken: set[Architecture] = set()
 
     def add(self, evaluation: Evaluation) -> Outcome:
         """Takes in an evaluation; nothing changes if it is refused.
@@ -92,8 +103,21 @@ class History:
                 )
         outcome = self._read(evaluation)
         self._numbers.add(trial.number)
-        self.outcomes.append(outcome)
+        self._keep(outcome)
         return outcome
+
+    def _keep(self, outcome: Outcome) -> None:
+        architecture = outcome.architecture
+        self.outcomes.append(outcome)
+        self._told.add(architecture)
+        self.known |= outcome.figures.keys()
+        if self.latest is None or outcome.number > self.latest.number:
+            self.latest = outcome
+        if outcome.state != "screened":
+            self._taken.add(architecture)
+            self.screened.pop(architecture, None)
+        elif outcome.violation == 0.0 and architecture not in self._taken:
+            self.screened[architecture] = outcome
 
     def _read(self, evaluation: Evaluation) -> Outcome:
         figures = {metric: value(evaluation, metric) for metric in self.metrics}
@@ -111,5 +135,8 @@ class History:
 
     def taken(self, pending: Iterable[Trial]) -> set[Architecture]:
         """Architectures that were told or are pending; those that were only screened can still be trained."""
-        told = {outcome.architecture for outcome in self.outcomes if outcome.state != "screened"}
-        return told | {trial.proposal.architecture for trial in pending}
+        return self._taken | {trial.proposal.architecture for trial in pending}
+
+    def tried(self, pending: Iterable[Trial]) -> set[Architecture]:
+        """Architectures that were told or are pending, those that were only screened among them."""
+        return self._told | {trial.proposal.architecture for trial in pending}

@@ -8,7 +8,7 @@ what was asked and told, and no model is fitted again to choose from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from results.errors import ArchitectureError
 from results.records import Architecture, Fidelity, Proposal, Trial
 from search.belief import Belief, Floats, Forecast, improvement
 from search.frontier import PREDICTED, Scale, frontier, known_costs, values_of
-from search.history import History, Outcome
+from search.history import History
 from search.space import SearchSpace
 from search.surrogate import Prediction
 
@@ -54,7 +54,7 @@ class Shortlist:
 
         Its cost is known, so only its accuracy is integrated over; the first where nothing is known yet.
         """
-        known = screened(history)
+        known = history.screened
         metrics = known_costs(history)
         scales = [Scale.of(metric, values_of(history, metric)) for metric in metrics]
         figures = [known[self.members[row]].figures for row in rows]
@@ -99,8 +99,9 @@ class Shortlist:
 
 def open_shortlist(space: SearchSpace, history: History, pending: Sequence[Trial]) -> Shortlist | None:
     """The shortlist of the latest proposal, if that was a screening; None if nothing is being chosen."""
-    asked = [(o.number, o.note) for o in history.outcomes]
-    asked += [(t.number, t.proposal.note) for t in pending]
+    asked = [(t.number, t.proposal.note) for t in pending]
+    if history.latest is not None:
+        asked.append((history.latest.number, history.latest.note))
     _, note = max(asked, default=(-1, {}), key=lambda pair: pair[0])
     return _read(space, note.get(SHORTLIST))
 
@@ -115,13 +116,3 @@ def _read(space: SearchSpace, body: Any) -> Shortlist | None:
         return Shortlist(members, loss, float(body["calibration"]), bool(body["log"]))
     except (ArchitectureError, KeyError, TypeError, ValueError):
         return None
-
-
-def screened(history: History) -> Mapping[Architecture, Outcome]:
-    """What is measured, meets the limits, and is not trained."""
-    taken = history.taken(())
-    return {
-        o.architecture: o
-        for o in history.outcomes
-        if o.state == "screened" and o.violation == 0.0 and o.architecture not in taken
-    }

@@ -6,6 +6,8 @@ paths of operations or, without anything better, decisions (exponential kernel o
 :class:`Ensemble` averages it with randomised trees (Geurts et al. 2006), which follow the jumps that a smooth
 kernel rounds off.  :class:`SuccessModel` gives the probability that a candidate runs at all.
 
+Accuracy is learned from graphs; costs and failures from the encoding beside them (:attr:`Inputs.as_run`).
+
 Everything is deterministic for equal data and seed, and runs on one core.
 """
 
@@ -17,16 +19,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
-from scipy.spatial.distance import cdist
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from scipy.spatial.distance import cdist, pdist
+from sklearn import config_context
+from sklearn.tree import ExtraTreeRegressor
 
 from results.records import Architecture
 from search.space import SearchSpace
 
 Floats = NDArray[np.float64]
 
-SUBSET = 300
+SUBSET = 150
 """Trials on which hyperparameters are fitted; the cost of a fit grows with their cube."""
+
+TREES = 40
+SUCCESS_TREES = 60
+"""Trees of an ensemble, and of the model of what runs."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +43,25 @@ class Inputs:
     Attributes:
         features: Features of the graphs, shape ``(n, k)``.
         structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`), shape ``(n, m)``.
+        encodings: Decisions (:meth:`~search.space.SearchSpace.encode`), shape ``(n, d)``.
     """
 
     features: Floats
     structures: Floats
+    encodings: Floats
 
     @classmethod
     def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> Inputs:
         """Inputs of architectures of a space."""
-        return cls(
-            np.array([space.features(a) for a in architectures], dtype=np.float64),
-            np.array([space.structure(a) for a in architectures], dtype=np.float64),
-        )
+        return InputMemory(space).of(architectures)
+
+    @property
+    def as_run(self) -> Inputs:
+        """As costs depend on them: the encoding is what a runtime executes.
+
+        What makes no difference to accuracy (an operation that leads nowhere) may still take its time.
+        """
+        return Inputs(self.features, self.encodings, self.encodings)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -55,13 +69,46 @@ class Inputs:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Inputs:
         """Some rows."""
         index = np.asarray(rows, dtype=np.int64)
-        return Inputs(self.features[index], self.structures[index])
+        return Inputs(self.features[index], self.structures[index], self.encodings[index])
 
     def joined(self, other: Inputs) -> Inputs:
         """These rows and then those."""
         return Inputs(
-            np.vstack([self.features, other.features]), np.vstack([self.structures, other.structures])
+            np.vstack([self.features, other.features]),
+            np.vstack([self.structures, other.structures]),
+            np.vstack([self.encodings, other.encodings]),
         )
+
+
+class InputMemory:
+    """Inputs of architectures, each worked out once: a search looks at the same ones again and again.
+
+    Args:
+        space: Of the architectures.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._place: dict[tuple[int, ...], int] = {}
+        self._rows = Inputs(*(np.empty((0, 0)) for _ in range(3)))
+
+    def of(self, architectures: Sequence[Architecture]) -> Inputs:
+        """Inputs, in order."""
+        new = {a.choices: a for a in architectures if a.choices not in self._place}
+        if new:
+            self._add(list(new.values()))
+        return self._rows.take([self._place[a.choices] for a in architectures])
+
+    def _add(self, new: Sequence[Architecture]) -> None:
+        worked_out = Inputs(
+            *(
+                np.array([of(a) for a in new], dtype=np.float64)
+                for of in (self._space.features, self._space.structure, self._space.encode)
+            )
+        )
+        self._rows = self._rows.joined(worked_out) if self._place else worked_out
+        for architecture in new:
+            self._place[architecture.choices] = len(self._place)
 
 
 @dataclass(frozen=True)
@@ -94,6 +141,7 @@ class GaussianProcess:
         spread = inputs.features.std(axis=0)
         self._used = spread > 1e-12 * (1.0 + np.abs(self._centre))
         self._scale = np.where(self._used, spread, 1.0)
+        self._root = np.sqrt(max(1, int(self._used.sum())))
         self._inputs = inputs
         self._offset = float(targets.mean())
         self._unit = float(targets.std()) or 1.0
@@ -105,8 +153,8 @@ class GaussianProcess:
         """Posterior of the noise-free function (Rasmussen and Williams 2006, eqs. 2.25-2.26)."""
         cross = _kernel(*self._distances(inputs, self._inputs), self._parameters)  # (n, told)
         mean = cross @ self._weights
-        solved = linalg.cho_solve((self._factor, True), cross.T, check_finite=False)
-        variance = self._variance * np.maximum(1.0 - np.sum(cross * solved.T, axis=1), 1e-9)
+        solved = linalg.solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        variance = self._variance * np.maximum(1.0 - np.sum(solved**2, axis=0), 1e-9)
         return Prediction(self._offset + self._unit * mean, self._unit * np.sqrt(variance))
 
     @property
@@ -115,9 +163,11 @@ class GaussianProcess:
         return float(self._unit * np.sqrt(self._variance * np.exp(self._parameters[3])))
 
     def _distances(self, a: Inputs, b: Inputs) -> tuple[Floats, Floats]:
-        rows = [((x.features - self._centre) / self._scale)[:, self._used] for x in (a, b)]
-        features = cdist(rows[0], rows[1]) / np.sqrt(max(1, int(self._used.sum())))
+        features = cdist(self._standardised(a), self._standardised(b)) / self._root
         return features, cdist(a.structures, b.structures, "cityblock") / 2.0
+
+    def _standardised(self, inputs: Inputs) -> Floats:
+        return np.asarray(((inputs.features - self._centre) / self._scale)[:, self._used])
 
     def _fitted(self) -> Floats:
         rows = np.arange(len(self._inputs))
@@ -127,7 +177,8 @@ class GaussianProcess:
                 rows[-SUBSET // 2 :],
             ]
         part = self._inputs.take(rows)
-        features, edits = self._distances(part, part)
+        features = pdist(self._standardised(part)) / self._root
+        edits = pdist(part.structures, "cityblock") / 2.0
         targets = self._targets[rows]
         found = optimize.minimize(
             _negative_evidence,
@@ -178,33 +229,80 @@ def _kernel(features: Floats, edits: Floats, parameters: Floats) -> Floats:
 def _negative_evidence(
     parameters: Floats, features: Floats, edits: Floats, targets: Floats
 ) -> tuple[float, Floats]:
-    """Minus log marginal likelihood with the variance profiled out, minus log prior; and its gradient."""
+    """Minus log marginal likelihood with the variance profiled out, minus log prior; and its gradient.
+
+    Args:
+        parameters: As in :data:`PRIOR_MEANS`, shape ``(4,)``.
+        features: Distances of features between all pairs, as ``pdist`` orders them, shape ``(n(n-1)/2,)``.
+        edits: Distances of structures, likewise.
+        targets: Standardised observations, shape ``(n,)``.
+    """
     length, distance, share = np.exp(parameters[0]), np.exp(parameters[1]), 1 / (1 + np.exp(-parameters[2]))
     noise, n = np.exp(parameters[3]), len(targets)
-    scaled = np.sqrt(5.0) * features / length
+    scaled = features * (np.sqrt(5.0) / length)
     decay = np.exp(-scaled)
     matern = (1.0 + scaled + scaled**2 / 3.0) * decay
-    exponential = np.exp(-edits / distance)
-    kernel = share * matern + (1.0 - share) * exponential
-    kernel[np.diag_indices(n)] += noise + JITTER
-    factor = linalg.cholesky(kernel, lower=True, check_finite=False)
-    weights = linalg.cho_solve((factor, True), targets, check_finite=False)
+    exponential = np.exp(edits / -distance)
+    pairs = np.triu_indices(n, 1)
+    kernel = np.zeros((n, n))
+    kernel[pairs] = share * matern + (1.0 - share) * exponential
+    kernel[np.diag_indices(n)] = 1.0 + noise + JITTER
+    # The transpose is laid out as LAPACK wants it: the lower triangle is factored and inverted in place.
+    factor, _ = linalg.lapack.dpotrf(kernel.T, lower=1, overwrite_a=1, clean=0)
+    determinant = 2.0 * float(np.log(np.diag(factor)).sum())
+    weights, _ = linalg.lapack.dpotrs(factor, targets, lower=1)
     variance = _variance(targets, weights)
-    inverse, _ = linalg.lapack.dpotri(factor, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    outer = inverse - np.outer(weights, weights) / variance  # d(evidence)/d(kernel), times 2
-    slopes = [
+    inverse, _ = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    outer = inverse.T[pairs] - weights[pairs[0]] * weights[pairs[1]] / variance
+    slopes = [  # of the kernel's pairs; its diagonal depends on the noise alone
         share * (scaled**2 * (1.0 + scaled) / 3.0) * decay,
         (1.0 - share) * exponential * edits / distance,
         share * (1.0 - share) * (matern - exponential),
     ]
-    gradient = np.array([*(0.5 * np.sum(outer * s) for s in slopes), 0.5 * noise * np.trace(outer)])
-    evidence = 0.5 * (n + PRIOR_ROWS) * np.log(variance) + float(np.log(np.diag(factor)).sum())
+    trace = float(np.trace(inverse)) - float(weights @ weights) / variance
+    gradient = np.array([*(float(outer @ slope) for slope in slopes), 0.5 * noise * trace])
+    evidence = 0.5 * (n + PRIOR_ROWS) * np.log(variance) + 0.5 * determinant
     off = (parameters - PRIOR_MEANS) / PRIOR_DEVIATIONS
     return evidence + 0.5 * float(off @ off), gradient + off / PRIOR_DEVIATIONS
 
 
 # --------------------------------------------------------------------------- ensemble
+
+
+class Trees:
+    """Mean of extremely randomised trees (Geurts et al. 2006), the numbers of scikit-learn's ``ExtraTrees``.
+
+    They are grown one by one: for some hundred trials an ensemble's own checks take longer than its trees.
+
+    Args:
+        columns: Where it was observed, shape ``(n, k)``.
+        targets: Observations, shape ``(n,)``.
+        number: Trees.
+        max_features: Share of the columns among which a split is looked for, or ``"sqrt"``.
+        seed: For the splits.
+    """
+
+    def __init__(
+        self, columns: Floats, targets: Floats, number: int, max_features: float | str, seed: int
+    ) -> None:
+        observed = np.ascontiguousarray(targets, dtype=np.float64)[:, None]
+        seeds = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=number)
+        narrow = np.ascontiguousarray(columns, dtype=np.float32)
+        with config_context(skip_parameter_validation=True):
+            self._grown = [
+                ExtraTreeRegressor(max_features=max_features, random_state=int(s))
+                .fit(narrow, observed, check_input=False)
+                .tree_
+                for s in seeds
+            ]
+
+    def predict(self, columns: Floats) -> Floats:
+        """Means, shape ``(n,)``."""
+        narrow = np.ascontiguousarray(columns, dtype=np.float32)
+        total = np.zeros(len(narrow))
+        for tree in self._grown:
+            total += tree.predict(narrow)[:, 0]
+        return total / len(self._grown)
 
 
 class Ensemble:
@@ -221,14 +319,12 @@ class Ensemble:
 
     def __init__(self, inputs: Inputs, targets: Floats, seed: int) -> None:
         self._process = GaussianProcess(inputs, targets)
-        self._forest = ExtraTreesRegressor(40, max_features=0.5, random_state=seed, n_jobs=1)
-        self._forest.fit(_columns(inputs), targets)
+        self._trees = Trees(_columns(inputs), targets, TREES, 0.5, seed)
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Mean and standard deviation."""
         process = self._process.predict(inputs)
-        columns = _columns(inputs)
-        means = np.array([process.mean, self._forest.predict(columns)])
+        means = np.array([process.mean, self._trees.predict(_columns(inputs))])
         variance = process.deviation**2 + self._process.noise**2 + means.var(axis=0)
         return Prediction(means.mean(axis=0), np.sqrt(variance))
 
@@ -249,12 +345,11 @@ class SuccessModel:
     def __init__(self, inputs: Inputs, succeeded: NDArray[np.bool_], seed: int) -> None:
         self._share = (succeeded.sum() + 1.0) / (len(succeeded) + 1.0)
         self._trees = None
-        if not succeeded.all() and succeeded.any():
-            self._trees = ExtraTreesClassifier(60, min_samples_leaf=1, random_state=seed, n_jobs=1)
-            self._trees.fit(_columns(inputs), succeeded)
+        if not succeeded.all() and succeeded.any():  # of 0 and 1, least squares splits as the Gini index does
+            self._trees = Trees(_columns(inputs), succeeded.astype(np.float64), SUCCESS_TREES, "sqrt", seed)
 
     def predict(self, inputs: Inputs) -> Floats:
         """Probabilities, shape ``(n,)``; never exactly 0 or 1."""
         if self._trees is None:
             return np.full(len(inputs), self._share)
-        return np.asarray(0.01 + 0.98 * self._trees.predict_proba(_columns(inputs))[:, 1], dtype=np.float64)
+        return 0.01 + 0.98 * self._trees.predict(_columns(inputs))

@@ -67,7 +67,7 @@ def test_a_certain_candidate_gains_the_difference_of_hypervolumes(costs: int) ->
     rng = np.random.default_rng(7)
     points = rng.uniform(0.02, 1.0, size=(40, costs + 1))  # some of them beyond what counts
     sure = Prediction(points[:, 0], np.full(40, 1e-9))
-    gained = expected_hypervolume_improvement(sure, points[:, 1:], known, lognormal=False)
+    gained = expected_hypervolume_improvement(sure, points[:, 1:, None], known, lognormal=False)
     assert gained == pytest.approx([exact_gain(known, p[0], p[1:]) for p in points], abs=1e-8)
 
 
@@ -76,7 +76,7 @@ def test_an_uncertain_candidate_gains_the_mean_of_the_differences(costs: int) ->
     known = front(costs)
     where = np.random.default_rng(8).uniform(0.1, 0.6, size=(3, costs))
     prediction = Prediction(np.log([0.1, 0.3, 0.6]), np.array([0.3, 0.1, 0.5]))
-    gained = expected_hypervolume_improvement(prediction, where, known, lognormal=True)
+    gained = expected_hypervolume_improvement(prediction, where[:, :, None], known, lognormal=True)
     coarse = (np.arange(4000) + 0.5) / 4000
     for i in range(3):
         losses = np.exp(prediction.mean[i] + prediction.deviation[i] * norm.ppf(coarse))
@@ -89,5 +89,5 @@ def test_many_costs_are_thinned_but_stay_near() -> None:
     costs = rng.uniform(0.0, 0.9, size=(90, 2))
     known = Front(1.0 - costs.sum(axis=1) / 2, costs, 1.0, np.ones(2))
     sure = Prediction(np.array([0.2]), np.array([1e-9]))
-    gained = expected_hypervolume_improvement(sure, np.array([[0.3, 0.4]]), known, lognormal=False)
+    gained = expected_hypervolume_improvement(sure, np.array([[[0.3], [0.4]]]), known, lognormal=False)
     assert gained[0] == pytest.approx(exact_gain(known, 0.2, np.array([0.3, 0.4])), rel=0.1)

@@ -17,7 +17,7 @@ from results.records import Architecture, Evaluation, Fidelity, Metric, Problem,
 from results.store import Store
 from search.frontier import frontier
 from search.history import History
-from search.shortlist import SHORTLIST, Shortlist, open_shortlist, screened
+from search.shortlist import SHORTLIST, Shortlist, open_shortlist
 from search.strategies import bayesian
 from search.strategy import Strategy
 from search.surrogate import Prediction
@@ -114,11 +114,11 @@ def test_what_was_only_screened_can_still_be_trained() -> None:
     architecture = space.architecture([3] * 6)
     history.add(Evaluation(Trial(0, Proposal(architecture, FIDELITY, screen_only=True)), "screened"))
     assert history.taken(()) == set()
-    assert set(screened(history)) == {architecture}
+    assert set(history.screened) == {architecture}
     trial = Trial(1, Proposal(architecture, FIDELITY))
     history.add(Evaluation(trial, "complete", accuracy={"fp32": Score(0.9, 100)}))
     assert history.taken(()) == {architecture}
-    assert screened(history) == {}
+    assert history.screened == {}
 
 
 def test_nothing_is_measured_where_there_is_nothing_to_learn_from_it(table: Table) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
+from sklearn.ensemble import ExtraTreesRegressor
 
 from results.records import Architecture, Metric
 from search import surrogate
-from search.belief import AccuracyModel
-from search.surrogate import Ensemble, GaussianProcess, Inputs, SuccessModel
+from search.belief import AccuracyModel, CostModel
+from search.surrogate import Ensemble, GaussianProcess, InputMemory, Inputs, SuccessModel, Trees
 from tests.table_space import Table
 
 Floats = NDArray[np.float64]
@@ -35,8 +36,8 @@ def drawn(table: Table, number: int, seed: int) -> tuple[list[Architecture], Inp
 
 def test_the_gradient_of_the_evidence_is_its_slope(table: Table) -> None:
     _, inputs, targets = drawn(table, 30, 0)
-    features = cdist(inputs.features, inputs.features)
-    edits = cdist(inputs.structures, inputs.structures, "cityblock")
+    features = pdist(inputs.features)
+    edits = pdist(inputs.structures, "cityblock")
     standardised = (targets - targets.mean()) / targets.std()
 
     def evidence(parameters: Floats) -> float:
@@ -59,7 +60,7 @@ def test_a_process_is_surer_where_it_was_told_and_returns_to_the_mean_far_away(t
     process = GaussianProcess(inputs, targets)
     told = process.predict(inputs)
     assert np.sqrt(np.mean((told.mean - targets) ** 2)) < 0.5 * targets.std()
-    far = Inputs(inputs.features[:1] + 1e6, inputs.structures[:1] + 1e6)
+    far = Inputs(inputs.features[:1] + 1e6, inputs.structures[:1] + 1e6, inputs.encodings[:1])
     away = process.predict(far)
     assert away.mean[0] == pytest.approx(targets.mean())
     assert away.deviation[0] > 2 * np.median(told.deviation)
@@ -145,6 +146,37 @@ def test_success_is_learned_from_failures() -> None:
     assert chances[ran[100:]].mean() > 0.69
     assert chances[~ran[100:]].mean() < 0.59
     assert ((chances > 0) & (chances < 1)).all()
+
+
+def test_trees_grown_one_by_one_are_those_of_an_ensemble(table: Table) -> None:
+    _, inputs, targets = drawn(table, 90, 9)
+    told, tried = inputs.features[:60], inputs.features[60:]
+    ensemble = ExtraTreesRegressor(12, max_features=0.5, random_state=3).fit(told, targets[:60])
+    assert Trees(told, targets[:60], 12, 0.5, 3).predict(tried) == pytest.approx(ensemble.predict(tried))
+
+
+def test_costs_are_learned_from_what_is_executed_even_without_effect() -> None:
+    """The TX2 takes its time for operations that lead nowhere; trained on 100 cells, tried on 500.
+
+    Over 24 seeds the error of the logarithm was 0.115 (standard deviation 0.010), and 0.219 (0.009) of a
+    process that sees live operations alone: the bound is 5 standard deviations from both.
+    """
+    table = Table(["edgegpu_latency_ms"])
+    found, inputs, _ = drawn(table, 600, 10)
+    costs = table.costs[[table.row(a) for a in found], 0]
+    model = CostModel(table.metrics[0], inputs.take(range(100)), costs[:100])
+    predicted = model.predict(inputs.take(range(100, 600)))
+    assert np.sqrt(np.mean((predicted.mean - np.log(costs[100:])) ** 2)) < 0.165
+
+
+def test_inputs_are_remembered_in_any_order(table: Table) -> None:
+    found, inputs, _ = drawn(table, 30, 11)
+    memory = InputMemory(table.space)
+    memory.of(found[10:20])
+    again = memory.of([*found[::-1], found[0]])
+    for kind in ("features", "structures", "encodings"):
+        expected = getattr(inputs, kind)
+        assert getattr(again, kind).tolist() == [*expected[::-1].tolist(), expected[0].tolist()]
 
 
 def test_the_same_data_and_seed_give_the_same_bits(table: Table) -> None:

@@ -25,11 +25,12 @@ from results.errors import ConfigError
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
 from search.belief import Belief, Floats
-from search.candidates import candidates, neighbours, spread_start
+from search.candidates import Neighbourhood, candidates, spread_start
 from search.feasibility import LAST, standings
 from search.history import History
-from search.shortlist import Shortlist, open_shortlist, screened
+from search.shortlist import Shortlist, open_shortlist
 from search.space import SearchSpace
+from search.surrogate import InputMemory
 
 TELLING = 4
 """Told trials from which on the start keeps to what is probably feasible."""
@@ -68,6 +69,8 @@ class Strategy(strategy.Strategy):
         self.measured_per_training = max(1, shortlist)
         self.start = start
         self.history = History(space, problem)
+        self._memory = InputMemory(space)
+        self._neighbourhood = Neighbourhood(space)
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """A candidate to measure, the best of those measured, or one of the start; see the base class."""
@@ -103,14 +106,14 @@ class Strategy(strategy.Strategy):
         told = self.history.outcomes
         if len(told) < TELLING or not any(o.violation > 0 for o in told):
             return None
-        return Belief(self.history, training, seed=self.seed).chance
+        return Belief(self.history, training, seed=self.seed, memory=self._memory).chance
 
     # ------------------------------------------------------------------ model
 
     def _afresh(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The first of a new shortlist, or the best candidate where nothing can or need be measured."""
         with threadpoolctl.threadpool_limits(1):  # matrices are small: more threads only wait for each other
-            belief = Belief(self.history, pending, seed=self.seed)
+            belief = Belief(self.history, pending, seed=self.seed, memory=self._memory)
             ranked = self._ranked(belief, self.history.taken(pending), self.randomness(number))
             if not ranked:
                 return None
@@ -124,15 +127,15 @@ class Strategy(strategy.Strategy):
         self, belief: Belief, taken: set[Architecture], rng: np.random.Generator
     ) -> list[Architecture]:
         """Candidates from the best on."""
-        pool = candidates(self.space, self._parents(), taken, rng)
-        pool = list(dict.fromkeys([*pool, *(a for a in screened(self.history) if a not in taken)]))
+        pool = candidates(self._neighbourhood, self._parents(), taken, rng)
+        pool = list(dict.fromkeys([*pool, *(a for a in self.history.screened if a not in taken)]))
         if not pool:
             return []
         scores = belief.score(belief.forecast(pool))
         for _ in range(ROUNDS):
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:BEST]]
-            known = set(pool)
-            near = [a for a in neighbours(self.space, best, rng, 20 * BEST) if a not in taken | known]
+            known = taken.union(pool)
+            near = [a for a in self._neighbourhood.of(best, rng, 20 * BEST) if a not in known]
             if near:
                 pool, scores = pool + near, np.r_[scores, belief.score(belief.forecast(near))]
         return [pool[i] for i in np.argsort(-scores, kind="stable")]
@@ -156,9 +159,8 @@ class Strategy(strategy.Strategy):
             return 0
         trained = sum(o.state == "complete" for o in self.history.outcomes)
         trained += sum(not trial.proposal.screen_only for trial in pending)
-        measured = {o.architecture for o in self.history.outcomes}
-        measured |= {trial.proposal.architecture for trial in pending}
-        return max(0, min(2 * self.shortlist, self.shortlist * trained - len(measured)))
+        measured = len(self.history.tried(pending))
+        return max(0, min(2 * self.shortlist, self.shortlist * trained - measured))
 
     def _members(self, ranked: Sequence[Architecture], measurable: int) -> list[Architecture]:
         """The best candidates of those that are measured already, and of those that are not.
@@ -166,20 +168,19 @@ class Strategy(strategy.Strategy):
         All can be measured that may be: even other encodings of one network, which take times of their own
         where a runtime executes what has no effect.
         """
-        known = screened(self.history)
+        known = self.history.screened
         measured = [a for a in ranked if a in known][: 2 * self.shortlist]
         chosen = {*measured, *[a for a in ranked if a not in known][:measurable]}
         return [a for a in ranked if a in chosen]
 
     def _next(self, found: Shortlist, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The next of a shortlist to be measured, or the best of it."""
-        tried = {o.architecture for o in self.history.outcomes}
-        tried |= {trial.proposal.architecture for trial in pending}
+        tried = self.history.tried(pending)
         for member in found.members:
             if member not in tried:
                 return Proposal(member, self.fidelity, note=found.note(), screen_only=True)
         taken = self.history.taken(t for t in pending if not t.proposal.screen_only)
-        known = screened(self.history)
+        known = self.history.screened
         rows = [i for i, member in enumerate(found.members) if member in known and member not in taken]
         if rows:
             best, costs = found.best(rows, self.history, pending)
