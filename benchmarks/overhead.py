@@ -31,9 +31,10 @@ from devices.agent_client import AgentClient
 from devices.device import connect
 from devices.registry import Lab
 from examples.private_sshd import PrivateSshd
-from harness import cli, config, evaluate, stages, verify
+from harness import cli, config, evaluate, verify
 from harness.evaluate import Evaluator
 from harness.export import export
+from harness.prepare import prepare
 from harness.progress import Watcher
 from harness.rig import Rig
 from harness.study import study_of
@@ -112,7 +113,7 @@ def _candidates(server: PrivateSshd, lab: Lab, folder: Path, number: int) -> dic
     with Store.open(folder / "store.sqlite") as store:
         run = store.begin("overhead", {"study": STUDY})
         with config.open_rig(study, lab, store, run, Watcher()) as rig, _watched() as spent:
-            stages.prepare(rig)
+            prepare(rig)
             evaluator = Evaluator(rig)
             for trial, data in _trials(rig, number + 1):
                 spent.clear()

@@ -27,6 +27,7 @@ from devices.device import DeviceEntry
 from devices.registry import Lab
 from harness import config, stages
 from harness.board import Board
+from harness.prepare import prepare
 from harness.progress import Watcher
 from harness.study import Study, study_of
 from results.codec import to_json
@@ -125,7 +126,7 @@ def run(session_s: float, trials: int) -> dict[str, float]:
                 name: Board(name, lambda n=name: SleepingAgent(session_s, busy_s, n), lambda: None, rig.host)  # type: ignore[misc]
                 for name in entries
             }
-            stages.prepare(rig)
+            prepare(rig)
             busy_s.clear()
             began = time.monotonic()
             stages.search(rig, config.strategy_of(study, rig.space))

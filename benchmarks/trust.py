@@ -41,7 +41,7 @@ from benchmarks.simulated_board import (
     student,
 )
 from harness.measure import Job, measure, measure_together
-from harness.stages import PREPARE_PLAN
+from harness.prepare import PREPARE_PLAN
 from harness.study import CONFIRM, NIGHTLY, SCREEN
 from results.detectors import settled
 from results.records import (

@@ -6,16 +6,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from harness import checkpoints
 from harness.board import Board
-from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, untrained_file, worst
+from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, worst
 from harness.evaluate import Evaluator
 from harness.export import Exported
-from harness.exporters import onnx
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
+from harness.prepare import prepare
 from harness.pretrain import pretrain
 from harness.prove import score_on_board
 from harness.reference import reference
@@ -28,22 +26,12 @@ from results import plots, report, table
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError
 from results.evaluations import evaluations
-from results.records import Evaluation, Measurement, Plan, Target
-from results.statistics import judge, spread
+from results.records import Evaluation, Target
+from results.statistics import judge
 from results.store import Run
 from search.learning_curve_stopping import StopsEarly
-from search.network import initial_weights
 from search.strategy import Strategy
 from search.training import evaluate
-
-PREPARE_PLAN = Plan("reference", sessions=(12, 12), agents=6, session_s=0.1, warmup_s=0.05)
-"""How a network of the space is measured before the search, for the spread between sessions and agents."""
-
-PREPARE_PLAN_VIRTUAL = Plan(
-    "reference", sessions=(4, 4), agents=2, session_s=0.01, warmup_s=0.0, min_runs=10, max_runs=10
-)
-"""The same in virtual time, where figures repeat to a few parts in ten thousand and each agent takes half a
-minute of the host's time."""
 
 CONFIRMED_PER_TARGET = 8
 """Candidates of a target's front that are confirmed at the most in one round."""
@@ -73,54 +61,6 @@ def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
         write_results(rig, folder)  # what was found so far, nothing of it confirmed
         raise
     write_results(rig, folder)
-
-
-def prepare(rig: Rig) -> None:
-    """Measures one fixed network of the space on every target.
-
-    Its sessions tell how far sessions and agents of this target lie apart (a screen leans on that), and its
-    time on the board tells which target is cheapest to ask first.
-    """
-    rig.watcher.stage("prepare: measuring one network on every target, over fresh agents")
-    if Kind("onnx", "int8") in kinds_of(rig.study.targets) and onnx.saturates():
-        rig.watcher.note(
-            "  this host's CPU would cut off 8-bit sums; ONNX Runtime is kept from it (exact mode)"
-        )
-    cost_s = {}
-    for target in rig.study.targets:
-        body = rig.run.get("prepared", target.name)
-        if body is None:
-            body = {"measurement": to_json(_measure_first(rig, target))}
-            rig.run.append("prepared", target.name, body)
-        measurement = from_json(Measurement, body["measurement"])
-        found = rig.spread[target.name] = spread(measurement)
-        cost_s[target.name] = board_time_s(measurement)
-        ran_on = measurement.ran_on
-        rig.watcher.note(
-            f"  {target.name}: {ran_on.runtime} {ran_on.version}, {ran_on.provider}, sessions differ by "
-            f"{found.sessions:.1%}, agents by {found.agents:.1%} (standard deviation)"
-        )
-    rig.order = tuple(sorted(rig.study.targets, key=lambda target: cost_s[target.name]))
-
-
-def _measure_first(rig: Rig, target: Target) -> Measurement:
-    with rig.host.busy():
-        network = rig.space.build(rig.space.sample(np.random.default_rng(rig.study.seed)))
-        file = untrained_file(network, initial_weights(network, rig.study.seed), kind_of(target))
-    board = rig.boards[target.device]
-    in_virtual_time = board.facts.emulated.endswith("virtual-time")
-    plan = PREPARE_PLAN_VIRTUAL if in_virtual_time else PREPARE_PLAN
-    job = Job(file.artifact, file.data, target, plan)
-    measure_together(board, [job], seed=rig.study.seed)
-    return job.measurement(board.facts, board.origin)
-
-
-def board_time_s(measurement: Measurement) -> float:
-    """Time that the board itself spent on a measurement: load, first, warm-up and timed runs [s]."""
-    return sum(
-        s.load_s + s.cold_s + sum(s.durations_s) + s.warmup_runs * float(np.median(s.durations_s))
-        for s in measurement.sessions
-    )
 
 
 def search(rig: Rig, strategy: Strategy) -> None:
