@@ -24,6 +24,7 @@ from harness.progress import Watcher
 from harness.rig import Rig
 from harness.speedups import check
 from harness.study import Named, Study
+from harness.training_pools import pool_of
 from results.codec import digest, from_json, to_json
 from results.errors import BoardError, ConfigError, StoreError, unknown_name
 from results.records import Measurement
@@ -35,7 +36,6 @@ from search.space import SearchSpace
 from search.space_file import space_file
 from search.strategy import Strategy
 from search.tasks import Task
-from search.training_pool import TrainingPool
 
 METERS = ".cache/boardwise/meters"
 """Where agents that only read a meter keep themselves."""
@@ -265,7 +265,7 @@ def open_rig(
     space = space_of(study, task)
     host = Host()
     with ExitStack() as stack:
-        pool = TrainingPool(study.workers, coming=(study.task.name, study.task.options))
+        pool = pool_of(study)
         stack.callback(pool.close)
         host.set_background(pool)
         boards = {}

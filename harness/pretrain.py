@@ -115,5 +115,6 @@ def _alone(rig: Rig, architecture: Architecture, number: int) -> Future[Training
         fidelity=study.fidelity,
         seed=int(np.random.default_rng((study.seed, number, 19)).integers(2**31)),
         time_limit_s=study.training_limit_s,
+        device=study.device,
     )
     return rig.pool.submit(job)

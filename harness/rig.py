@@ -19,7 +19,7 @@ from results.store import Run, Store
 from search.joint import targets_of
 from search.space import SearchSpace
 from search.tasks import Task
-from search.training_pool import TrainingPool
+from search.training_queue import TrainingQueue
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -33,7 +33,7 @@ class Rig:
     run: Run
     space: SearchSpace
     task: Task
-    pool: TrainingPool
+    pool: TrainingQueue
     boards: Mapping[str, Board]
     host: Host
     watcher: Watcher

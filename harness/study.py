@@ -58,6 +58,8 @@ IN_FLIGHT_PER_WORKER = 3
 differ by a factor of e^0.9 (one standard deviation), two trials per worker leave 13 % idle, three 6 %."""
 
 CHECKS = ("all", "front", "none")
+POOLS = ("processes", "ray")
+DEVICES = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -84,6 +86,8 @@ class Study:
         workers: Training processes.
         in_flight: Trials under way at once; ask n waits until trials up to n - in_flight were told.
         training_limit_s: Longest training of one trial, CPU time.
+        pool: Where trainings run: in ``processes`` of this machine, or with ``ray``.
+        device: What they compute with: ``cpu`` or ``cuda``.
         targets: Where it is measured.
         objective: Name of the cost objective beside the accuracy.
         limits: Hard limits.
@@ -120,6 +124,8 @@ class Study:
     give_up_after_s: float = 600.0
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     choices: Choices = field(default_factory=Choices)
+    pool: str = "processes"
+    device: str = "cpu"
     pretraining: Pretraining | None = None
     speedups: Speedups = field(default_factory=Speedups)
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -210,6 +216,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
             method=cast(Method, calibration.take_name("method", METHODS, CalibrationPlan.method)),
         ),
         choices=choices,
+        pool=training.take_name("pool", POOLS, "processes"),
+        device=training.take_name("device", DEVICES, "cpu"),
         pretraining=pretraining_of(top.table("pretrain")) if "pretrain" in values else None,
         speedups=speedups_of(top.take("speedups", list, []), fidelity, where),
         source=dict(values),

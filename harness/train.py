@@ -106,6 +106,7 @@ class Trainer:
             seed=seed,
             time_limit_s=study.training_limit_s,
             settings=settings,
+            device=study.device,
         )
 
     def _training(

@@ -61,6 +61,7 @@ class TrainingJob:
         weights: What to begin with instead of fresh weights.
         time_limit_s: CPU time after which it is given up [s].
         settings: Settings of the training that are not as usual (:data:`search.recipe.RECIPE`).
+        device: ``cpu``, or ``cuda`` for a GPU: other bytes come out there, and perhaps not the same twice.
     """
 
     network: Network
@@ -71,6 +72,7 @@ class TrainingJob:
     weights: Weights | None = None
     time_limit_s: float = math.inf
     settings: Mapping[str, Option] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +109,18 @@ def train(
 
     Raises:
         TrainingError: If it diverges, takes too long, or code of the task raises.
-        ConfigError: If the task's data cannot be used (DataError), or does not fit the network.
+        ConfigError: If the task's data cannot be used (DataError), or does not fit the network, or there is
+            no such device.
         ArchitectureError: If the job's weights are those of another network.
     """
     candidate = job.network.fingerprint
+    check_device(job.device)
     with _blamed_on(candidate):
         task = loaded_task(job.task_name, job.task_options)
     with repeatable(job.seed), _blamed_on(candidate):
         check_fits(job.network, task, job.fidelity)
         weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
-        module = _module(job.network, weights)
+        module = _module(job.network, weights).to(job.device)
         run = TrainingRun(
             module,
             task,
@@ -127,6 +131,7 @@ def train(
             on_epoch=on_epoch,
             checkpoint=checkpoint,
             settings=job.settings,
+            device=job.device,
         )
         stopped = False
         try:
@@ -168,6 +173,15 @@ def predict(network: Network, weights: Weights, images: NDArray[np.float32]) -> 
     with repeatable(0):
         inputs = Inputs(images.astype(np.float32, copy=False), plain, _size(network))
         return outputs_of(_module(network, weights), inputs)
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError if there is no such device on this machine."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "trainings are to run on a GPU (device = 'cuda'), but PyTorch finds none here: install PyTorch "
+            "for CUDA and the driver, or take device = 'cpu'"
+        )
 
 
 def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:

@@ -111,7 +111,7 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if number == signal.SIGSTOP:
-            _wait_until_stopped(pids)
+            wait_until_stopped(pids)
 
     def kill(self) -> None:
         """Kills all workers; none is started afterwards."""
@@ -153,7 +153,7 @@ def _end(worker: Worker) -> None:
     worker.connection.close()
 
 
-def _wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
+def wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:
     """Returns when no thread of the processes runs (a signal takes effect a moment after it is sent)."""
     end = time.monotonic() + limit_s
     for pid in pids:

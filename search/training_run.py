@@ -44,15 +44,22 @@ class Inputs:
         pixels: uint8 or float32 ``(n, c, h, w)``.
         normalisation: Makes inputs of them.
         size: ``(height, width)`` the network takes; images of another size are resized.
+        device: Where they are kept and batches are made.
     """
 
-    def __init__(self, pixels: NDArray[np.generic], normalisation: Normalisation, size: tuple[int, int]):
+    def __init__(
+        self,
+        pixels: NDArray[np.generic],
+        normalisation: Normalisation,
+        size: tuple[int, int],
+        device: str = "cpu",
+    ) -> None:
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))
         if tuple(tensor.shape[2:]) != size:
             tensor = _resized(tensor, size)
-        self._pixels = tensor.permute(0, 2, 3, 1).contiguous()
-        self._mean = torch.tensor(normalisation.mean)
-        self._std = torch.tensor(normalisation.std)
+        self._pixels = tensor.permute(0, 2, 3, 1).contiguous().to(device)
+        self._mean = torch.tensor(normalisation.mean, device=device)
+        self._std = torch.tensor(normalisation.std, device=device)
         self._rows = torch.arange(size[0])
         self._columns = torch.arange(size[1])
 
@@ -99,7 +106,7 @@ def outputs_of(module: nn.Module, inputs: Inputs) -> NDArray[np.float32]:
         rows = torch.arange(len(inputs))
         parts = [module(inputs.batch(rows[i : i + step])) for i in range(0, len(rows), step)]
     module.train(training)
-    outputs: NDArray[np.float32] = torch.cat(parts).numpy()
+    outputs: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return outputs
 
 
@@ -133,6 +140,7 @@ class TrainingRun:
         on_epoch: Told every validation score.
         checkpoint: Where its state is kept.
         settings: Settings of the training that are not as usual, such as ``{"learning_rate": 0.003}``.
+        device: Where the module is, and batches are made.
 
     Attributes:
         epochs: Passes over the data that it is to take.
@@ -154,6 +162,7 @@ class TrainingRun:
         on_epoch: OnEpoch | None = None,
         checkpoint: Checkpoint | None = None,
         settings: Mapping[str, Option] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.settings = dict(settings or {})
         self.epochs = fidelity.epochs
@@ -167,9 +176,9 @@ class TrainingRun:
         self._before_s = 0.0
         self._started_s = time.process_time()
         train, validation = task.data.train, task.data.validation
-        self._train = Inputs(train.pixels, train.normalisation, size)
-        self._validation = Inputs(validation.pixels, validation.normalisation, size)
-        self._targets = torch.from_numpy(train.labels)
+        self._train = Inputs(train.pixels, train.normalisation, size, device)
+        self._validation = Inputs(validation.pixels, validation.normalisation, size, device)
+        self._targets = torch.from_numpy(train.labels).to(device)
         self._examples = nested_subset(train.labels[: train.examples], fidelity.subset)
 
     @property

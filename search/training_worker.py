@@ -17,7 +17,7 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from results.errors import BoardwiseError, DataError
 
@@ -124,25 +124,37 @@ def work(jobs: Connection, server: int) -> None:
         while True:
             order = pickle.loads(jobs.recv_bytes())
             if isinstance(order, Coming):
-                _load(order)
+                load(order)
             else:
-                jobs.send(_outcome(order, jobs))
+                jobs.send(outcome(order, jobs))
 
 
-def _load(coming: Coming) -> None:
+def load(coming: Coming) -> None:
+    """Loads what will be trained on; what cannot be loaded is said by the first job."""
     from search.training import loaded_task
 
-    with contextlib.suppress(DataError):  # the first job says it, to whom it concerns
+    with contextlib.suppress(DataError):
         loaded_task(coming.task_name, coming.task_options)
 
 
-def _outcome(order: Order, jobs: Connection) -> TrainingResult | JobFailed:
+class Channel(Protocol):
+    """To whoever gave the order."""
+
+    def send(self, message: EpochDone, /) -> None:
+        """Tells of an epoch."""
+
+    def recv(self) -> Any:
+        """Whether to stop after it, where the order asks."""
+
+
+def outcome(order: Order, channel: Channel) -> TrainingResult | JobFailed:
+    """Trains; every epoch is told, and answered where the order says so."""
     from search.training import train
     from search.training_checkpoint import Checkpoint
 
     def on_epoch(epoch: int, score: float) -> bool:
-        jobs.send(EpochDone(epoch, score))
-        return order.asks and bool(jobs.recv())
+        channel.send(EpochDone(epoch, score))
+        return order.asks and bool(channel.recv())
 
     try:
         return train(order.job, on_epoch, checkpoint=Checkpoint(order.checkpoint, order.every_s))

@@ -8,6 +8,7 @@ import pytest
 
 from harness.quantities import parse_limit, show
 from harness.study import read_study, study_of
+from harness.training_pools import pool_of
 from results.errors import ConfigError
 from results.records import Limit, Metric
 
@@ -106,6 +107,15 @@ def test_bad_values_name_file_key_value_and_remedy(
         read_study(write(tmp_path, GOOD.replace(old, new, 1)))
     for word in [str(tmp_path), *words]:
         assert word in str(caught.value)
+
+
+def test_where_a_study_trains(tmp_path: Path) -> None:
+    study = read_study(
+        write(tmp_path, GOOD.replace("workers = 2", 'workers = 2\npool = "ray"\ndevice = "cuda"'))
+    )
+    assert (study.pool, study.device) == ("ray", "cuda")
+    with pytest.raises(ConfigError, match="trains on CPUs alone"):
+        pool_of(study)
 
 
 def test_sessions_have_the_runs_that_the_figures_asked_for_need(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from search.arrays import nested_subset
 from search.datasets import load_task
 from search.module import to_module
 from search.network import initial_weights
-from search.training import TrainingJob, TrainingResult, evaluate, predict, train
+from search.training import TrainingJob, TrainingResult, check_device, evaluate, predict, train
 from search.training_checkpoint import Checkpoint
 from search.training_run import Inputs
 from tests.fixtures_training import small_network, task_file
@@ -317,6 +317,15 @@ def test_weights_that_are_not_numbers_end_it(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match=r"c0\.weight has values that are not finite"):
         train(two_classes(task))
+
+
+def test_a_device_that_is_not_there() -> None:
+    job = two_classes("digits", device="cuda")
+    if torch.cuda.is_available():
+        check_device(job.device)
+    else:
+        with pytest.raises(ConfigError, match="PyTorch finds none here"):
+            train(job)
 
 
 def test_the_time_limit_says_so() -> None:
