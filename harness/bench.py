@@ -86,7 +86,7 @@ def _print(row: dict[str, Any], path: Path) -> None:
 
     grid = Table("what", "figure", title=f"{row['file']} on {row['device']}", title_justify="left")
     for key, value in row.items():
-        if value is not None and value == value:
+        if value not in (None, "") and value == value:
             grid.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     console = Console()
     console.print(grid)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from results.errors import ConfigError, unknown_name
 
@@ -80,3 +84,9 @@ def refuse_unknown(path: Path, names: Iterable[str], shapes: Shapes) -> None:
     for name in shapes:
         if name not in known:
             raise ConfigError(f"{path}: {unknown_name('input', name, known)}")
+
+
+def refuse_nan(path: Path, name: str, values: NDArray[Any]) -> None:
+    """Raises ConfigError if weights are not numbers; infinite ones are allowed, since masks have them."""
+    if np.isnan(values).any():
+        raise ConfigError(f"{path}: the weights {name!r} hold NaN, so every output is NaN; mend the training")

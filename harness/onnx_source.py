@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, external_data_helper
+from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
 
-from harness.model_inputs import Input, Reading, Shapes, fixed_shape, refuse_unknown
+from harness.model_inputs import Input, Reading, Shapes, fixed_shape, refuse_nan, refuse_unknown
 from results.errors import ConfigError
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -27,6 +27,7 @@ _DTYPES = {
     TensorProto.UINT64: "uint64",
     TensorProto.BOOL: "bool",
 }
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 _WEIGHT_TYPES = {
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
@@ -42,7 +43,7 @@ def read(data: bytes, path: Path, shapes: Shapes) -> Reading:
 
     Raises:
         ConfigError: If it is damaged, newer than what is known here, lacks external data, or leaves
-            dimensions open.
+            dimensions open; if weights are NaN.
     """
     try:
         return _read(data, path, shapes)
@@ -54,6 +55,7 @@ def _read(data: bytes, path: Path, shapes: Shapes) -> Reading:
     model = _parsed(data, path)
     _check_versions(model, path)
     changed = _take_in_external_data(model, path)
+    _check_weights(model, path)
     inputs = _inputs(model, path, shapes)
     changed = _fix_dimensions(model, path, inputs) or changed
     if changed:
@@ -109,6 +111,12 @@ def _take_in_external_data(model: ModelProto, path: Path) -> bool:
         listed = ", ".join(names)
         raise ConfigError(f"{path} keeps weights in {listed}, which cannot be read: {error}") from error
     return True
+
+
+def _check_weights(model: ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            refuse_nan(path, tensor.name, numpy_helper.to_array(tensor))
 
 
 def _inputs(model: ModelProto, path: Path, shapes: Shapes) -> tuple[Input, ...]:

@@ -18,6 +18,7 @@ from harness import config, energy, speedups, stages
 from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
+from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
 from harness.study import Study, read_study, study_of
@@ -92,6 +93,7 @@ def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> 
     screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
     confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
     confirm_s *= stages.CONFIRMED_PER_TARGET
+    prepare_s = PREPARE_PLAN.sessions[0] * (PREPARE_PLAN.session_s + PREPARE_PLAN.warmup_s)
     candidates = study.trials * measured_per_training
     devices = {t.device: study.choices.measured_on(study.targets, t.device) for t in study.targets}
     samples = candidates * sum(devices.values()) * screen.sessions[1] * screen.max_runs
@@ -103,7 +105,7 @@ def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> 
     }
     for name, screened_on in devices.items():
         targets = sum(t.device == name for t in study.targets)
-        total_s = screened_on * candidates * screen_s + targets * confirm_s
+        total_s = screened_on * candidates * screen_s + targets * (prepare_s + confirm_s)
         rows[f"time on {name}"] = (
             f"{total_s / 60:.0f} min, loading and slow candidates (> {screen_s:.1f} s) not counted"
         )

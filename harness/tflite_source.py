@@ -6,6 +6,7 @@ may crash on a damaged file, so that it gets one only in a process of its own, o
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tflite
 
-from harness.model_inputs import Input, Reading, Shapes, fixed_shape, refuse_unknown
+from harness.model_inputs import Input, Reading, Shapes, fixed_shape, refuse_nan, refuse_unknown
 from harness.tflite_file import IDENTIFIER
 from results.errors import ConfigError
 
@@ -33,6 +34,7 @@ _DTYPES = {
     tflite.TensorType.INT64: "int64",
     tflite.TensorType.BOOL: "bool",
 }
+_FLOATS = {tflite.TensorType.FLOAT16: "<f2", tflite.TensorType.FLOAT32: "<f4"}
 _COMPUTING = {
     tflite.BuiltinOperator.CONV_2D,
     tflite.BuiltinOperator.DEPTHWISE_CONV_2D,
@@ -69,6 +71,7 @@ def read(data: bytes, path: Path, shapes: Shapes) -> Reading:
         tensors = list(_table(graphs[0].TensorsLength, graphs[0].Tensors, len(data)))
         inputs = _inputs(graphs[0], tensors, path, shapes)
         precision = _precision(used[0], tensors, sizes)
+        _check_weights(model, tensors, path)
     except _DAMAGE as error:
         raise ConfigError(f"{path} is damaged or cut off: {error}") from error
     _refuse_custom({name for operators in used for _, name, _ in operators if name}, path)
@@ -153,6 +156,16 @@ def _precision(operators: list[tuple[int, str, list[int]]], tensors: list[Any], 
             bytes_of[tensor.Type()] += sizes[tensor.Buffer()]
     half = bytes_of[tflite.TensorType.FLOAT16] > bytes_of[tflite.TensorType.FLOAT32]
     return "fp16" if half else "fp32"
+
+
+def _check_weights(model: Any, tensors: list[Any], path: Path) -> None:
+    for tensor in tensors:
+        buffer, kind = model.Buffers(tensor.Buffer()), _FLOATS.get(tensor.Type())
+        if kind is None or buffer.DataIsNone() or tensor.ShapeIsNone():
+            continue
+        values = buffer.DataAsNumpy()
+        if len(values) == math.prod(map(int, tensor.ShapeAsNumpy())) * np.dtype(kind).itemsize:
+            refuse_nan(path, (tensor.Name() or b"").decode(errors="replace"), values.view(kind))
 
 
 def _refuse_custom(names: set[str], path: Path) -> None:
