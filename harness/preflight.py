@@ -5,6 +5,7 @@ from __future__ import annotations
 from devices.agent_client import AgentClient
 from devices.device import AskSecret, DeviceEntry, connect
 from devices.preflight import check, examine, refuse
+from devices.preflight_checks import CheckResult
 from harness.config import switch_of
 from harness.progress import Watcher
 
@@ -25,10 +26,23 @@ def look_at(entry: DeviceEntry, holder: str, watcher: Watcher, ask_secret: AskSe
     if entry.connection == "replay":
         return
     switch = switch_of(entry)
-    if switch is not None:
-        switch.on()
+    try:
+        if switch is not None:
+            switch.on()
+        results = _results(entry, holder, ask_secret)
+    finally:
+        if switch is not None:
+            switch.release()  # the study has a switch of its own, and stops what that has started
+    refuse(entry.name, results)
+    for result in results:
+        if result.state == "warning":
+            remedy = result.remedy.replace("NAME", entry.name)
+            watcher.note(f"  {entry.name}: {result.name}: {result.found}, wanted {result.wanted}; {remedy}")
+
+
+def _results(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> list[CheckResult]:
     with connect(entry, ask_secret=ask_secret) as connection:
-        results = check(
+        return check(
             examine(
                 connection,
                 entry,
@@ -37,8 +51,3 @@ def look_at(entry: DeviceEntry, holder: str, watcher: Watcher, ask_secret: AskSe
                 ),
             )
         )
-    refuse(entry.name, results)
-    for result in results:
-        if result.state == "warning":
-            remedy = result.remedy.replace("NAME", entry.name)
-            watcher.note(f"  {entry.name}: {result.name}: {result.found}, wanted {result.wanted}; {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import pty
@@ -17,9 +18,12 @@ from pathlib import Path
 import pytest
 
 from devices.emulation.board import EmulatedBoard
-from devices.emulation.image import build
+from devices.emulation.debian import PrivateApt
+from devices.emulation.image import build, file_hash
+from devices.emulation.locking import read_file
 from devices.emulation.places import CACHE
 from devices.emulation.recipe import profile, recipes
+from devices.emulation.saved_state import key_of
 from devices.registry import Lab
 from harness import cli
 from results.errors import ConfigError
@@ -178,6 +182,33 @@ def test_without_a_network_nothing_can_be_built_and_it_is_said(
     with pytest.raises(ConfigError, match=r"Debian's packages for armhf cannot be had.*Could not connect"):
         build(recipe, lambda image, say: None, lambda text: None)
     assert not list((tmp_path / "emulation" / "images").glob(".building-*")), "nothing half built stays"
+
+
+def test_packages_that_were_locked_are_fetched_again(image_cache: Path, tmp_path: Path) -> None:
+    image = EmulatedBoard("nobody", "pi4").image()
+    package = next(p for p in read_file(image.folder / "lock.json").packages if p.name == "busybox-static")
+    apt = PrivateApt(tmp_path / "apt", image.recipe)
+    apt.fetch_again([package], lambda text: None)
+    assert file_hash(apt.archives / package.filename) == package.sha256
+    gone = dataclasses.replace(package, version="0", filename="busybox-static_0_arm64.deb")
+    with pytest.raises(ConfigError, match=r"'0'.*busybox-static.*--rebuild"):
+        apt.fetch_again([gone], lambda text: None)
+
+
+def test_an_image_that_was_built_again_has_saved_states_of_its_own(copied_cache: Path) -> None:
+    board = EmulatedBoard("again", "pi4")
+    image = board.image()
+    before, hashes = key_of(image, board.hardware), image.folder / "hashes.json"
+    made_again = json.loads(hashes.read_text()) | {
+        "host_key": "0" * 64
+    }  # of the same parts, with another key
+    hashes.unlink()
+    hashes.write_text(json.dumps(made_again))
+    assert board.image().key == image.key
+    assert key_of(board.image(), board.hardware) != before
+    hashes.unlink()
+    with pytest.raises(ConfigError, match="--rebuild"):
+        key_of(image, board.hardware)
 
 
 @pytest.mark.parametrize("how", ["cold", "state"])

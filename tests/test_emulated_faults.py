@@ -16,7 +16,7 @@ import pytest
 from devices import agent_conversation
 from devices.agent_client import BoardAgent
 from devices.device import connect
-from devices.emulation.board import EmulatedBoard
+from devices.emulation.board import TRIMMED_ABOVE_BYTES, TRIMMED_TO_BYTES, EmulatedBoard
 from harness.board import Board
 from harness.config import board_of
 from harness.host import Host
@@ -227,6 +227,34 @@ def test_too_little_memory_is_the_files_fault_and_no_others(used: Board, shared_
     shared_pi4.limit_memory(shared_pi4.hardware.profile.memory_bytes)
     large.error = None
     assert len(measure(used, large).sessions) == 1
+
+
+def test_memory_that_a_board_no_longer_needs_is_given_back(used: Board, shared_pi4: EmulatedBoard) -> None:
+    shared_pi4.resume()
+    shared_pi4.root("sh", "-c", "head -c 150000000 /dev/zero > /tmp/full; rm /tmp/full")
+    assert shared_pi4.machine.resident_bytes > TRIMMED_ABOVE_BYTES
+    assert len(measure(used, job(used.name)).sessions) == 1  # at its end the board is trimmed
+    assert shared_pi4.machine.resident_bytes < TRIMMED_ABOVE_BYTES
+    assert goes_on(used)
+
+
+def test_memory_that_was_taken_from_a_board_stays_away(shared_pi4: EmulatedBoard) -> None:
+    full_bytes = shared_pi4.hardware.profile.memory_bytes
+    shared_pi4.resume()
+    shared_pi4.limit_memory(480 * MIB)
+    until_it_has(shared_pi4, 480 * MIB)
+    shared_pi4.machine.squeeze(full_bytes, TRIMMED_TO_BYTES)
+    until_it_has(shared_pi4, 480 * MIB)
+    shared_pi4.limit_memory(full_bytes)
+    until_it_has(shared_pi4, full_bytes)
+
+
+def until_it_has(board: EmulatedBoard, memory_bytes: int) -> None:
+    with board.machine.qmp() as qmp:
+        deadline = time.monotonic() + 60
+        while qmp.execute("query-balloon")["actual"] != memory_bytes:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_wrong_clock_changes_nothing(used: Board, shared_pi4: EmulatedBoard) -> None:

@@ -32,6 +32,13 @@ from results.errors import BoardError, ConfigError, ConnectionLost
 
 Start = Literal["state", "cold"]
 
+TRIMMED_ABOVE_BYTES = 330_000_000
+"""Memory of the host that a board may take: 295 MB with both runtimes loaded, and then 2 MB more per session
+for what its kernel keeps of the disk."""
+
+TRIMMED_TO_BYTES = 176 << 20
+"""What the board itself needs at rest, with an agent and both runtimes."""
+
 _FEEDER = Path(__file__).with_name("feeder.py")
 
 # Without an environment, by which a connection that ends would find them and end them.
@@ -100,6 +107,7 @@ class EmulatedBoard:
         self.folder = board_folder(name)
         self.machine = machine.Machine(name, self.folder)
         self._ownership = Ownership(self.folder)
+        self._trimmed_bytes = 0
         self._say = say
 
     # ------------------------------------------------------------------ on and off
@@ -202,6 +210,15 @@ class EmulatedBoard:
     def resume(self) -> None:
         """Goes on after :meth:`pause`."""
         self.machine.resume()
+
+    def trim(self) -> None:
+        """Gives this host what the running board's memory holds beyond its need, once that is much.
+
+        It takes some of the board's own time, so it belongs between sessions.
+        """
+        if self.machine.resident_bytes > max(TRIMMED_ABOVE_BYTES, 1.1 * self._trimmed_bytes):
+            self.machine.squeeze(self.hardware.profile.memory_bytes, TRIMMED_TO_BYTES)
+            self._trimmed_bytes = self.machine.resident_bytes
 
     def power_cut(self) -> None:
         """Pulls the plug: what was not on the disk is lost; ``start("cold")`` boots it again."""

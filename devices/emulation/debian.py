@@ -78,8 +78,10 @@ class PrivateApt:
             return
         say(f"fetching {len(missing)} packages of {self._recipe.title}")
         self._update(say)
-        names = [f"{package.name}={package.version}" for package in missing]
-        self._apt("--yes", "--download-only", "--no-deps", "download", *names)
+        try:
+            self._apt("download", *(f"{package.name}={package.version}" for package in missing))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; take the newest packages with --rebuild") from error
         for package in missing:
             if not self._is_here(package):
                 raise ConfigError(

@@ -83,6 +83,18 @@ class Image:
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
 
     @property
+    def made(self) -> str:
+        """Hash of the files themselves: an image that was built again, of the same parts, has other keys.
+
+        Raises:
+            ConfigError: If they are not known, with the remedy.
+        """
+        try:
+            return hashlib.sha256((self.folder / "hashes.json").read_bytes()).hexdigest()
+        except OSError as error:
+            raise self._damaged(str(error)) from error
+
+    @property
     def build_s(self) -> float | None:
         """How long its build took; None if that is not known."""
         try:
@@ -102,10 +114,12 @@ class Image:
         except (OSError, ValueError) as error:
             damaged = [str(error)]
         if damaged:
-            raise ConfigError(
-                f"{self.folder}: damaged ({', '.join(damaged)}); build it anew:"
-                " boardwise devices emulate PROFILE --rebuild"
-            )
+            raise self._damaged(", ".join(damaged))
+
+    def _damaged(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"{self.folder}: damaged ({what}); build it anew: boardwise devices emulate PROFILE --rebuild"
+        )
 
 
 def file_hash(path: Path) -> str:

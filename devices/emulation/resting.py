@@ -129,6 +129,7 @@ class RestingAgent(BoardAgent):
             finally:
                 # Whatever happened is told by what is raised; that QEMU has gone is no news then.
                 with suppress(BoardError):
+                    self._board.trim()
                     self._board.pause()
 
 

@@ -25,7 +25,7 @@ from devices.emulation.places import alone, emulation_folder
 from results.codec import digest
 from results.errors import ConnectionLost
 
-VERSION = 2
+VERSION = 3
 """Of how states are made and boards are put together."""
 
 _WARM = "import json, selectors, ctypes, zipfile, subprocess, importlib.metadata"
@@ -70,7 +70,7 @@ def key_of(image: Image, hardware: Hardware) -> str:
     """Hash of all that a saved state depends on."""
     version = qemu_version(image.recipe.emulator)
     profile = dataclasses.asdict(hardware.profile)
-    return digest([VERSION, image.key, profile, hardware.clock, hardware.cpus, version])[:16]
+    return digest([VERSION, image.made, profile, hardware.clock, hardware.cpus, version])[:16]
 
 
 def saved_state(image: Image, hardware: Hardware, say: Callable[[str], None]) -> SavedState:
