@@ -212,7 +212,10 @@ def measure(
     budgets: Sequence[int],
     processes: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """``{measure: {table: {strategy: {budget: mean, "<budget>_se": standard error}}}}``, as it grows.
+    """``{measure: {table: {strategy: {budget: mean, "<budget>_se": standard error}}}}``, after every seed.
+
+    All tables and strategies are searched with one seed, then with the next: so a report that was
+    interrupted covers all of them by the same seeds, which it names under ``seeds``.
 
     Args:
         sources: Tables by name.
@@ -221,25 +224,31 @@ def measure(
         budgets: Trainings after which to look.
         processes: Searches at a time, one core each.
     """
-    report: dict[str, Any] = {}
+    cells = [(table, strategy) for table in sources for strategy in strategies]
+    values: dict[tuple[str, str, str, int], list[float]] = {}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_core) as pool:
         found = {
-            (table, strategy): [pool.submit(scores_of, source, strategy, seed, budgets) for seed in seeds]
-            for table, source in sources.items()
-            for strategy in strategies
+            (seed, table, strategy): pool.submit(scores_of, sources[table], strategy, seed, budgets)
+            for seed in seeds
+            for table, strategy in cells
         }
-        for (table, strategy), futures in found.items():
-            values: dict[tuple[str, int], list[float]] = {}
-            for future in futures:
-                for name, budget, score in future.result():
-                    values.setdefault((name, budget), []).append(score)
-            for (name, budget), scores in values.items():
-                cell = report.setdefault(name, {}).setdefault(table, {}).setdefault(strategy, {})
-                cell[str(budget)] = float(np.mean(scores))
-                if len(scores) > 1:
-                    cell[f"{budget}_se"] = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
-            print(_line(table, strategy, report), flush=True)
+        for done, seed in enumerate(seeds, 1):
+            for table, strategy in cells:
+                for name, budget, score in found[seed, table, strategy].result():
+                    values.setdefault((name, table, strategy, budget), []).append(score)
+            report = _report(values) | {"seeds": list(seeds[:done])}
+            print(f"seeds so far: {done}", *(_line(*cell, report) for cell in cells), sep="\n", flush=True)
             yield report
+
+
+def _report(values: dict[tuple[str, str, str, int], list[float]]) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    for (name, table, strategy, budget), scores in values.items():
+        cell = report.setdefault(name, {}).setdefault(table, {}).setdefault(strategy, {})
+        cell[str(budget)] = float(np.mean(scores))
+        if len(scores) > 1:
+            cell[f"{budget}_se"] = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+    return report
 
 
 def _one_core() -> None:
@@ -314,7 +323,6 @@ def main() -> None:
         print(", ".join(f"{name} {version}" for name, version in peers.versions().items()))
     started = time.monotonic()
     for report in measure(sources, names, arguments.seeds, arguments.budget, arguments.processes):
-        report["seeds"] = arguments.seeds
         report["wall_s"] = time.monotonic() - started
         report["versions"] = peers.versions() if arguments.peers else {}
         if arguments.json:

@@ -18,21 +18,12 @@ from numpy.typing import NDArray
 
 from results.records import Architecture, Limit, Metric, Trial
 from search.acquisition import NODES, Front, expected_hypervolume_improvement, probability_below
+from search.calibration import likeliest_factor
 from search.frontier import FIRST, PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
 from search.surrogate import Ensemble, GaussianProcess, InputMemory, Inputs, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
-
-RECENT = 30
-FEWEST = 5
-"""Predictions by which the spread is judged: the most recent ones, and the fewest that say anything."""
-
-CALIBRATION = (1.0, 2.0)
-"""Least and greatest factor of the standard deviation.
-
-It only grows: what was chosen lies near what was trained, and is predicted better than what was not.
-"""
 
 BEYOND = 0.25
 """How far beyond the worst loss that counts targets are told apart, in the logarithm of the loss.
@@ -182,8 +173,8 @@ class Belief:
 
     @cached_property
     def calibration(self) -> float:
-        """Root mean square error of the latest predictions in their standard deviations, within bounds."""
-        model, errors = self.accuracy, []
+        """Factor of the surrogate's standard deviation that fits its latest predictions."""
+        model, judged = self.accuracy, []
         if model is None:
             return 1.0
         for outcome in self._history.outcomes:
@@ -194,10 +185,9 @@ class Belief:
                 and isinstance(predicted, Mapping)
                 and predicted.get("log") == model.scale.log
             ):
-                errors.append((model.target(figure) - predicted["mean"]) / predicted["deviation"])
-        if len(errors) < FEWEST:
-            return 1.0
-        return float(np.clip(np.sqrt(np.mean(np.square(errors[-RECENT:]))), *CALIBRATION))
+                error = model.target(figure) - predicted["mean"]
+                judged.append((error, predicted["deviation"], predicted.get("noise", 0.0)))
+        return likeliest_factor(*np.array(judged).reshape(-1, 3).T)
 
     @cached_property
     def front(self) -> Front | None:
@@ -209,8 +199,7 @@ class Belief:
         inputs = self.inputs(architectures)
         loss = None
         if self.accuracy is not None:
-            raw = self.accuracy.predict(inputs)
-            loss = Prediction(raw.mean, raw.deviation * self.calibration)
+            loss = self.accuracy.predict(inputs).rescaled(self.calibration)
         metrics = known_costs(self._history)
         costs, spread = np.zeros((2, len(architectures), len(metrics)))
         for j, metric in enumerate(metrics):
@@ -275,9 +264,8 @@ def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Seque
             modelled = modelled + np.array([z for z, _ in nodes]) * forecast.spread[rows, j, None]
             # A network dearer than all of the front widens what counts: it keeps the margin.
             costs[:, j] = np.minimum(scale.unmodelled(modelled), front.costs[:, j].max())
-        loss = Prediction(forecast.loss.mean[rows], forecast.loss.deviation[rows])
         total[rows] = expected_hypervolume_improvement(
-            loss, costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
+            forecast.loss.take(rows), costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
         )
     return total
 

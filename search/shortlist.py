@@ -64,10 +64,8 @@ class Shortlist:
         front = frontier(history, pending)
         if self.loss is None or front is None:
             return rows[0], costs[0]
-        deviation = self.loss.deviation[rows] * self.calibration
-        forecast = Forecast(
-            Prediction(self.loss.mean[rows], deviation), costs, np.zeros_like(costs), np.ones(len(rows))
-        )
+        loss = self.loss.take(rows).rescaled(self.calibration)
+        forecast = Forecast(loss, costs, np.zeros_like(costs), np.ones(len(rows)))
         accuracy = history.problem.objectives[0]
         scale = Scale.of(accuracy, values_of(history, accuracy))
         place = int(improvement(forecast, front, scale, scales).argmax())
@@ -80,6 +78,7 @@ class Shortlist:
         predicted = {
             "mean": float(self.loss.mean[row]),
             "deviation": float(self.loss.deviation[row]),
+            "noise": self.loss.noise,
             "log": self.log,
             "costs": costs.tolist(),
         }
@@ -93,7 +92,11 @@ class Shortlist:
             "log": self.log,
         }
         if self.loss is not None:
-            body |= {"mean": self.loss.mean.tolist(), "deviation": self.loss.deviation.tolist()}
+            body |= {
+                "mean": self.loss.mean.tolist(),
+                "deviation": self.loss.deviation.tolist(),
+                "noise": self.loss.noise,
+            }
         return {SHORTLIST: body}
 
 
@@ -112,7 +115,8 @@ def _read(space: SearchSpace, body: Any) -> Shortlist | None:
         members = tuple(space.architecture(choices) for choices in body["members"])
         loss = None
         if "mean" in body:
-            loss = Prediction(np.array(body["mean"], float), np.array(body["deviation"], float))
+            mean, deviation = np.array(body["mean"], float), np.array(body["deviation"], float)
+            loss = Prediction(mean, deviation, float(body["noise"]))
         return Shortlist(members, loss, float(body["calibration"]), bool(body["log"]))
     except (ArchitectureError, KeyError, TypeError, ValueError):
         return None

@@ -113,10 +113,26 @@ class InputMemory:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Normal distributions: mean and standard deviation, each of shape ``(n,)``."""
+    """Normal distributions of what will be observed.
+
+    Attributes:
+        mean: Shape ``(n,)``.
+        deviation: Standard deviation, that of the noise included, shape ``(n,)``.
+        noise: Standard deviation of an observation around the function; 0 for a function without noise.
+    """
 
     mean: Floats
     deviation: Floats
+    noise: float = 0.0
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Prediction:
+        """Some of them."""
+        return Prediction(self.mean[rows], self.deviation[rows], self.noise)
+
+    def rescaled(self, factor: float) -> Prediction:
+        """With another deviation of the function; noise stays what it is."""
+        function = self.deviation**2 - self.noise**2
+        return Prediction(self.mean, np.sqrt(self.noise**2 + factor**2 * function), self.noise)
 
 
 # --------------------------------------------------------------------------- Gaussian process
@@ -325,8 +341,9 @@ class Ensemble:
         """Mean and standard deviation."""
         process = self._process.predict(inputs)
         means = np.array([process.mean, self._trees.predict(_columns(inputs))])
-        variance = process.deviation**2 + self._process.noise**2 + means.var(axis=0)
-        return Prediction(means.mean(axis=0), np.sqrt(variance))
+        noise = self._process.noise
+        variance = process.deviation**2 + noise**2 + means.var(axis=0)
+        return Prediction(means.mean(axis=0), np.sqrt(variance), noise)
 
 
 def _columns(inputs: Inputs) -> Floats:

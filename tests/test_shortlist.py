@@ -97,7 +97,7 @@ def test_a_shortlist_survives_its_note_and_others_are_ignored() -> None:
     space = TableSpace()
     history = History(space, Problem((Metric("accuracy", maximise=True),)))
     members = (space.architecture([3] * 6), space.architecture([1] * 6))
-    found = Shortlist(members, Prediction(np.array([-2.0, -3.0]), np.array([0.1, 0.2])), 1.2, True)
+    found = Shortlist(members, Prediction(np.array([-2.0, -3.0]), np.array([0.1, 0.2]), 0.05), 1.2, True)
     pending = Trial(7, Proposal(members[0], FIDELITY, note=found.note(), screen_only=True))
     read = open_shortlist(space, history, [pending])
     assert read is not None
