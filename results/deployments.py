@@ -10,12 +10,14 @@ of their environments and their origin is equal, and not otherwise.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from results.evaluations import History
 from results.front import Candidate, candidates, limits_of, objectives, within
 from results.pareto import fronts
-from results.records import Measurement, Target
+from results.records import Interval, Measurement, Target
 from results.statistics import decide, judge
 
 DEPLOYMENT_FACTS = ("runtime", "runtime_version", "provider")
@@ -70,6 +72,68 @@ def board_front(known: History, device: str) -> list[Deployed]:
     found = fronts([c.figures for _, c in group], maximise, feasible=met)
     members = [Deployed(*group[i], certain=i in found.certain) for i in found.nominal]
     return sorted(members, key=lambda m: -m.candidate.figures[0].value * (1 if maximise[0] else -1))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What one decision does to the time of one and the same network, everything else being equal.
+
+    Attributes:
+        name: ``runtime``, ``threads`` or ``precision``.
+        fastest: The best value.
+        others: Time of the other values over that of the fastest, the faster first.
+        pairs: In how many combinations of the other decisions every value was measured.
+    """
+
+    name: str
+    fastest: str
+    others: tuple[tuple[str, Interval], ...]
+    pairs: int
+
+
+def factors(times: Mapping[Target, Interval]) -> list[Factor]:
+    """Decisions with several values, compared where the others are equal: geometric means of the ratios.
+
+    A runtime counts with its options other than the threads: they are its own.  The variances of the
+    logarithms are added over both values and all combinations.
+    """
+    found = []
+    for name in ("runtime", "threads", "precision"):
+        rows: dict[tuple[str, ...], dict[str, Interval]] = {}
+        for target, interval in times.items():
+            decided = decisions(target)
+            value = decided.pop(name)
+            rows.setdefault(tuple(decided.values()), {})[value] = interval
+        values = {value for row in rows.values() for value in row}
+        whole = [row for row in rows.values() if row.keys() == values]
+        if len(values) > 1 and whole:
+            found.append(_factor(name, whole))
+    return found
+
+
+def decisions(target: Target) -> dict[str, str]:
+    """Runtime with its own options, threads and precision of a target."""
+    options = dict(target.options)
+    threads = str(options.pop("threads", 1))
+    release = str(options.pop("package", ""))
+    own = [release or target.runtime] if not release.startswith("==") else [target.runtime + release]
+    own += [f"{key}={value}" for key, value in options.items()]
+    return {"runtime": " ".join(own), "threads": threads, "precision": target.precision}
+
+
+def _factor(name: str, rows: Sequence[Mapping[str, Interval]]) -> Factor:
+    means = {value: sum(math.log(row[value].value) for row in rows) / len(rows) for value in rows[0]}
+    fastest, *others = sorted(means, key=means.__getitem__)
+    ratios = []
+    for other in others:
+        half = math.hypot(*(_log_half(row[v]) for row in rows for v in (fastest, other))) / len(rows)
+        mean = means[other] - means[fastest]
+        ratios.append((other, Interval(math.exp(mean - half), math.exp(mean), math.exp(mean + half))))
+    return Factor(name, fastest, tuple(ratios), len(rows))
+
+
+def _log_half(interval: Interval) -> float:
+    return math.log(interval.high / interval.value)
 
 
 def board(measurement: Measurement) -> Board:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from results.deployments import Deployed, board_front, same_network, targets_on
+from results.deployments import Deployed, Factor, board_front, factors, same_network, targets_on
 from results.evaluations import History
 from results.front import candidates, limits_of, objectives, within
 from results.markdown import table
@@ -37,8 +37,8 @@ def _device(known: History, device: str) -> list[str]:
         (label(t), *_time_cells(t, times), _megabytes(memory.get(t)), *_counts(known, t), _count(t, front))
         for t in targets
     ]
-    parts = [f"## Which deployment on {device}", *_fastest(times), table(header.split(","), rows)]
-    return [*parts, *_front(known, device, front)]
+    parts = [f"## Which deployment on {device}", *_fastest(times), *_factors(known, times)]
+    return [*parts, table(header.split(","), rows), *_front(known, device, front)]
 
 
 def label(target: Target) -> str:
@@ -59,6 +59,37 @@ def _fastest(times: Mapping[Target, Interval]) -> list[str]:
         f"{text}. That network is a random one of the space with untrained weights, measured on every target "
         "before the search; its accuracy and other networks may decide otherwise."
     ]
+
+
+def _factors(known: History, times: Mapping[Target, Interval]) -> list[str]:
+    """One line for every decision: which value is fastest with all others equal."""
+    lines = [_factor(factor) for factor in factors(times)]
+    lines += [line for name in ("fp16", "int8") if (line := _cost_in_accuracy(known, name))]
+    return ["\n".join(lines)] if lines else []
+
+
+def _factor(factor: Factor) -> str:
+    title = {"runtime": "Which runtime", "threads": "How many threads", "precision": "Which precision"}
+    others = []
+    for value, ratio in factor.others:
+        text = f"{value} takes {ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}] times as long"
+        others.append(text + (", which cannot be told from it" if ratio.low <= 1 else ""))
+    return (
+        f"- **{title[factor.name]}** (the rest being equal, {factor.pairs} comparisons): "
+        f"**{factor.fastest}** is fastest; {'; '.join(others)}"
+    )
+
+
+def _cost_in_accuracy(known: History, precision: str) -> str:
+    """What a precision does to the accuracy of the trials that were scored in it."""
+    both = [t.accuracy for t in known.trials if {"fp32", precision} <= t.accuracy.keys()]
+    if not both:
+        return ""
+    points = [100 * (scores[precision].value - scores["fp32"].value) for scores in both]
+    return (
+        f"- **Accuracy in {precision}** against float32, the same weights: {sum(points) / len(points):+.2f} "
+        f"points in the mean of {len(points)} trials, from {min(points):+.2f} to {max(points):+.2f}"
+    )
 
 
 def _time_cells(target: Target, times: Mapping[Target, Interval]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ Units are SI and stand in the name: ``_s _j _w _hz _bytes _c``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -89,6 +90,13 @@ class Trial:
 # --------------------------------------------------------------------------- where it is measured
 
 
+def _in_names(value: Option) -> str:
+    """An option's value as it can stand in the name of a file."""
+    if not isinstance(value, str):
+        return str(value)
+    return re.sub(r"[^\w.+]+", "-", value.rstrip("/").rpartition("/")[2]).strip("-")
+
+
 @dataclass(frozen=True)
 class Target:
     """One physical unit with one way of running files on it.  Limits, fronts and CSVs speak of these.
@@ -110,8 +118,11 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Name in limits and file names, such as ``pi5-tflite-fp32-threads1``."""
-        tail = "".join(f"-{key}{value}" for key, value in self.options)
+        """Name in limits and file names, such as ``pi5-tflite-fp32-threads1``.
+
+        Of a path its last part stands there, of a release ``onnxruntime-1.23.2``.
+        """
+        tail = "".join(f"-{key}{_in_names(value)}" for key, value in self.options)
         return f"{self.device}-{self.runtime}-{self.precision}{tail}"
 
     @property

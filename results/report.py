@@ -143,6 +143,9 @@ def _target(known: History, target: Target) -> list[str]:
     sections = [f"## {target.name}"]
     if limits := limits_of(known.problem, target):
         sections.append("Limits: " + "; ".join(map(_limit, limits)) + ".")
+    chooses = any(f"deployment.{target.device}" in t.options for t in known.trials)
+    if chooses and not any(target.name in t.measurements for t in known.trials):
+        return [*sections, "Nothing was measured here: no trial chose this target."]
     if here.empty:
         sections += _none_within(known)
     else:
@@ -158,7 +161,8 @@ def _target(known: History, target: Target) -> list[str]:
 
 def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     short = here[here["nominal"]].head(SHOWN_MEMBERS)
-    options = {t.trial.number: t.options for t in known.trials}
+    place = f"deployment.{target.device}"  # it stands in the heading
+    options = {t.trial.number: {k: v for k, v in t.options.items() if k != place} for t in known.trials}
     common = _common([options[number] for number in short["trial"]])
     header = "trial front accuracy p50_[ms] p90_[ms] size_[kB] confirmed verdict architecture"
     rows = [

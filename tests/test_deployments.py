@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 
 from results.codec import to_json
-from results.deployments import board_front, same_network
+from results.deployments import board_front, decisions, factors, same_network
 from results.evaluations import history
-from results.records import Environment, Limit, Measurement, Metric, Problem, Target
+from results.records import (
+    Environment,
+    Interval,
+    Limit,
+    Measurement,
+    Metric,
+    Option,
+    Problem,
+    Score,
+    Target,
+)
 from results.report import report
 from results.store import Run, Store
 from tests.fixtures_results import (
@@ -101,6 +111,58 @@ def test_what_cannot_be_told_apart_is_named(run: Run) -> None:
         run.append("prepared", measurement.target.name, {"measurement": to_json(measurement)})
     text = report(history(run))
     assert "at 95 % it cannot be told from tflite-fp32-threads4" in text
+
+
+def test_each_decision_is_compared_with_the_others_equal() -> None:
+    def here(runtime: str, precision: str, threads: int, **options: Option) -> Target:
+        return Target("pi5", runtime, precision, (("threads", threads), *options.items()))
+
+    old, new = {"package": "onnxruntime==1.23.2"}, {"package": "onnxruntime==1.32.0"}
+    times = {
+        here("tflite", "fp32", 1): Interval(0.9, 1.0, 1.1),
+        here("tflite", "int8", 1): Interval(0.45, 0.5, 0.55),
+        here("onnxruntime", "fp32", 1, **old): Interval(3.6, 4.0, 4.4),
+        here("onnxruntime", "int8", 1, **old): Interval(0.9, 1.0, 1.1),
+        here("onnxruntime", "fp32", 1, **new): Interval(1.8, 2.0, 2.2),
+        here("onnxruntime", "int8", 1, **new): Interval(0.45, 0.5, 0.55),
+        here("onnxruntime", "int8", 2, **new): Interval(0.45, 0.5, 0.55),
+    }
+    runtime, threads, precision = factors(times)
+    assert (runtime.name, runtime.fastest, runtime.pairs) == ("runtime", "tflite", 2)
+    assert {name: ratio.value for name, ratio in runtime.others} == pytest.approx(
+        {"onnxruntime==1.32.0": 2**0.5, "onnxruntime==1.23.2": 8**0.5}
+    )
+    assert (threads.fastest, threads.others[0][0], threads.pairs) == ("1", "2", 1)
+    # Both intervals are 10 % wide on the logarithm: together 2**0.5 times that.
+    assert threads.others[0][1].high == pytest.approx(1.1 ** (2**0.5))
+    assert (precision.fastest, precision.pairs) == ("int8", 3)
+    assert precision.others[0][1].value == pytest.approx(32 ** (1 / 3))
+    assert decisions(here("tflite", "fp32", 4, xnnpack=False))["runtime"] == "tflite xnnpack=False"
+    assert decisions(here("tflite", "fp32", 4, package="==2.14.0"))["runtime"] == "tflite==2.14.0"
+
+
+def test_nothing_is_compared_where_nothing_else_is_equal() -> None:
+    one, other = Target("pi5", "tflite", "int8"), Target("pi5", "onnxruntime", "fp32")
+    assert factors({one: Interval(1.0, 1.0, 1.0), other: Interval(2.0, 2.0, 2.0)}) == []
+
+
+def test_what_precision_costs_in_accuracy(run: Run) -> None:
+    for number, (whole, quantised) in enumerate(((0.95, 0.94), (0.90, 0.905))):
+        add(run, number, figure(ORT, 0.006), whole)
+        score = to_json({"int8": Score(quantised, 1000)})
+        run.append("scored", str(number), {"accuracy": score})
+    text = "- **Accuracy in int8** against float32, the same weights: -0.25 points in the mean of 2 trials"
+    assert f"{text}, from -1.00 to +0.50" in report(history(run))
+
+
+def test_a_target_that_no_trial_chose_has_no_closest_candidates(run: Run) -> None:
+    ask(run, 0, **{"deployment.pi5": "onnxruntime-fp32-threads1"})
+    measured(run, 0, figure(ORT, 0.006))
+    trained(run, 0, 0.9)
+    told(run, 0)
+    text = report(history(run))
+    assert "Nothing was measured here: no trial chose this target." in text.partition(f"## {LITE.name}")[2]
+    assert "deployment.pi5" not in text.partition(f"## {ORT.name}")[2].partition("## ")[0]
 
 
 def test_a_device_with_one_target_has_nothing_to_compare(tmp_path: Path) -> None:

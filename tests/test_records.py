@@ -67,6 +67,13 @@ def test_options_of_a_target_keep_their_kinds() -> None:
     assert back.name == "pi5-tflite-fp32-modea-scale1.0-threads1-xnnpackTrue"
 
 
+def test_names_of_targets_can_be_names_of_files() -> None:
+    options = (("delegate", "/usr/lib/libedgetpu.so.1"), ("package", "onnxruntime==1.23.2"))
+    name = Target("pi5", "tflite", options=options).name
+    assert name == "pi5-tflite-fp32-delegatelibedgetpu.so.1-packageonnxruntime-1.23.2"
+    assert Target("pi5", "onnxruntime", options=(("package", "==1.23.2"),)).name.endswith("-package1.23.2")
+
+
 def without(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Takes a field away."""
     return lambda body: {k: v for k, v in body.items() if k != key}
