@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,17 @@ INPUT = (3, 224, 224)
 """Some milliseconds.  In Python the loop's own call takes 0.7 us longer than ours (a lambda, and names of
 outputs that ONNX Runtime looks up anew): 0.25 % of a network of 0.27 ms, which this comparison resolves."""
 
+EMULATED_INPUT = (3, 64, 64)
+"""Some 20 ms of a board whose milliseconds take 30 of the host's; fewer runs, which differ by 0.05 %."""
+
 PAIRS = 5
 PLAN = Plan("agreement", sessions=(PAIRS, PAIRS), agents=PAIRS, session_s=0.2, warmup_s=0.1, min_runs=50)
+EMULATED_PLAN = replace(PLAN, session_s=0.001, warmup_s=0.0, min_runs=10, load_limit_s=600.0)
 PACKAGES = {"onnxruntime": "onnxruntime-", "tflite": "ai-edge-litert-"}
 LOOP = """
 import json, os, sys, time
-path, cpus, warmup_s, session_s, package = sys.argv[1], *map(json.loads, sys.argv[2:5]), sys.argv[5]
+path, cpus, warmup_s, session_s, least = sys.argv[1], *map(json.loads, sys.argv[2:6])
+package = sys.argv[6]
 if package:
     sys.path.insert(0, package)
 import numpy as np
@@ -78,7 +84,7 @@ end = time.perf_counter() + warmup_s
 while time.perf_counter() < end:
     call()
 times = []
-while sum(times) < session_s or len(times) < 50:
+while sum(times) < session_s or len(times) < least:
     started = time.perf_counter()
     call()
     times.append(time.perf_counter() - started)
@@ -94,15 +100,19 @@ class Both:
         entry: The device.
         file: What both run.
         target: How Boardwise runs it.
+        plan: How much of it.
     """
 
-    def __init__(self, connection: Connection, entry: DeviceEntry, file: Exported, target: Target) -> None:
+    def __init__(
+        self, connection: Connection, entry: DeviceEntry, file: Exported, target: Target, plan: Plan
+    ) -> None:
         self.connection, self.entry, self.file, self.target = connection, entry, file, target
+        self.plan = plan
         self.path = f"agreement.{target.file_format}"
         self.remarked: list[bool] = []
         with self.agent() as agent:
             agent.put(file.artifact.sha256, file.data)
-            self.cpus = agent.session(file.artifact, target, PLAN).ran_on.cpus
+            self.cpus = agent.session(file.artifact, target, plan).ran_on.cpus
             self.facts = agent.probe()
         connection.put(file.data, self.path)
         self.package = self._package()
@@ -129,13 +139,14 @@ class Both:
     def ours(self, number: int, seed: int) -> Session:
         """A session of a fresh agent."""
         with self.agent() as agent:
-            result = agent.session(self.file.artifact, self.target, PLAN, agent=number, seed=seed)
+            result = agent.session(self.file.artifact, self.target, self.plan, agent=number, seed=seed)
         self.remarked.append(bool(busy_remarks(result.session, self.facts.cpus, 1)))
         return result.session
 
     def loop(self, number: int) -> Session:
         """What the plain loop timed, as a record."""
-        numbers = [json.dumps(each) for each in (self.cpus, PLAN.warmup_s, PLAN.session_s)]
+        plan = self.plan
+        numbers = map(json.dumps, (self.cpus, plan.warmup_s, plan.session_s, plan.min_runs))
         command = [self.entry.python, "-c", LOOP, self.path, *numbers, self.package]
         done = self.connection.run(command, limit_s=600.0)
         if done.returncode:
@@ -153,7 +164,9 @@ class Both:
             else:
                 loops.append(self.loop(number))
                 ours.append(self.ours(number, seed))
-        measured, looped = (make_measurement(each, target=self.target, plan=PLAN) for each in (ours, loops))
+        measured, looped = (
+            make_measurement(each, target=self.target, plan=self.plan) for each in (ours, loops)
+        )
         return compare(looped, measured).ratio
 
 
@@ -178,12 +191,12 @@ def machine(emulated: str) -> Iterator[tuple[Connection, DeviceEntry]]:
 def agreement(runtime: str, repetitions: int, seed: int, emulated: str) -> dict[str, Any]:
     """Figures of one runtime."""
     rng = np.random.default_rng(seed)
-    space = Space(input_shape=INPUT, classes=10)
+    space = Space(input_shape=EMULATED_INPUT if emulated else INPUT, classes=10)
     network = space.build(space.sample(rng))
     target = Target("here", runtime)
     file = export(network, initial_weights(network, 0), target.file_format)
     with machine(emulated) as (connection, entry):
-        both = Both(connection, entry, file, target)
+        both = Both(connection, entry, file, target, EMULATED_PLAN if emulated else PLAN)
         found = [both.repetition(rng) for _ in range(repetitions)]
     return {
         "ratio": float(np.exp(np.mean([math.log(one.value) for one in found]))),
