@@ -21,7 +21,8 @@ from search.acquisition import NODES, Front, expected_hypervolume_improvement, p
 from search.calibration import likeliest_factor
 from search.frontier import FIRST, PREDICTED, Scale, frontier, known_costs, values_of
 from search.history import History
-from search.surrogate import Ensemble, GaussianProcess, InputMemory, Inputs, Prediction, SuccessModel
+from search.inputs import InputMemory, Inputs
+from search.surrogate import Ensemble, GaussianProcess, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,8 @@ paths of operations or, without anything better, decisions (exponential kernel o
 :class:`Ensemble` averages it with randomised trees (Geurts et al. 2006), which follow the jumps that a smooth
 kernel rounds off.  :class:`SuccessModel` gives the probability that a candidate runs at all.
 
-Accuracy is learned from graphs; costs and failures from the encoding beside them (:attr:`Inputs.as_run`).
+Accuracy is learned from graphs; costs and failures from the encoding, too
+(:attr:`search.inputs.Inputs.as_run`).
 
 Everything is deterministic for equal data and seed, and runs on one core.
 """
@@ -23,8 +24,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn import config_context
 from sklearn.tree import ExtraTreeRegressor
 
-from results.records import Architecture
-from search.space import SearchSpace
+from search.inputs import Inputs
 
 Floats = NDArray[np.float64]
 
@@ -34,81 +34,6 @@ SUBSET = 150
 TREES = 40
 SUCCESS_TREES = 60
 """Trees of an ensemble, and of the model of what runs."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Architectures as a surrogate sees them.
-
-    Attributes:
-        features: Features of the graphs, shape ``(n, k)``.
-        structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`), shape ``(n, m)``.
-        encodings: Decisions (:meth:`~search.space.SearchSpace.encode`), shape ``(n, d)``.
-    """
-
-    features: Floats
-    structures: Floats
-    encodings: Floats
-
-    @classmethod
-    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> Inputs:
-        """Inputs of architectures of a space."""
-        return InputMemory(space).of(architectures)
-
-    @property
-    def as_run(self) -> Inputs:
-        """As costs depend on them: the encoding is what a runtime executes.
-
-        What makes no difference to accuracy (an operation that leads nowhere) may still take its time.
-        """
-        return Inputs(self.features, self.encodings, self.encodings)
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Inputs:
-        """Some rows."""
-        index = np.asarray(rows, dtype=np.int64)
-        return Inputs(self.features[index], self.structures[index], self.encodings[index])
-
-    def joined(self, other: Inputs) -> Inputs:
-        """These rows and then those."""
-        return Inputs(
-            np.vstack([self.features, other.features]),
-            np.vstack([self.structures, other.structures]),
-            np.vstack([self.encodings, other.encodings]),
-        )
-
-
-class InputMemory:
-    """Inputs of architectures, each worked out once: a search looks at the same ones again and again.
-
-    Args:
-        space: Of the architectures.
-    """
-
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._place: dict[tuple[int, ...], int] = {}
-        self._rows = Inputs(*(np.empty((0, 0)) for _ in range(3)))
-
-    def of(self, architectures: Sequence[Architecture]) -> Inputs:
-        """Inputs, in order."""
-        new = {a.choices: a for a in architectures if a.choices not in self._place}
-        if new:
-            self._add(list(new.values()))
-        return self._rows.take([self._place[a.choices] for a in architectures])
-
-    def _add(self, new: Sequence[Architecture]) -> None:
-        worked_out = Inputs(
-            *(
-                np.array([of(a) for a in new], dtype=np.float64)
-                for of in (self._space.features, self._space.structure, self._space.encode)
-            )
-        )
-        self._rows = self._rows.joined(worked_out) if self._place else worked_out
-        for architecture in new:
-            self._place[architecture.choices] = len(self._place)
 
 
 @dataclass(frozen=True)

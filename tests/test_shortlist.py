@@ -15,6 +15,7 @@ from results.errors import ConfigError
 from results.evaluations import evaluations
 from results.records import Architecture, Evaluation, Fidelity, Metric, Problem, Proposal, Score, State, Trial
 from results.store import Store
+from search.candidates import Neighbourhood
 from search.frontier import frontier
 from search.history import History
 from search.shortlist import SHORTLIST, Shortlist, open_shortlist
@@ -119,6 +120,35 @@ def test_what_was_only_screened_can_still_be_trained() -> None:
     history.add(Evaluation(trial, "complete", accuracy={"fp32": Score(0.9, 100)}))
     assert history.taken(()) == {architecture}
     assert history.screened == {}
+
+
+def test_history_knows_what_was_tried_and_what_is_left_of_the_screened(table: Table) -> None:
+    history = History(table.space, table.problem())
+    rng = np.random.default_rng(5)
+    drawn = (table.space.sample(rng) for _ in range(60))
+    found = [a for a in drawn if np.isfinite(table.costs[table.row(a)]).all()]
+    for number in (4, 0, 2):
+        history.add(table.evaluate(Trial(number, Proposal(found[number], FIDELITY, screen_only=True))))
+    history.add(table.evaluate(Trial(3, Proposal(found[2], FIDELITY))))
+    assert history.latest is not None
+    assert history.latest.number == 4  # the greatest, not the one told last
+    assert list(history.screened) == [found[4], found[0]]
+    assert history.known == set(history.metrics)
+    waiting = Trial(5, Proposal(found[5], FIDELITY))
+    assert history.tried([waiting]) == {found[i] for i in (0, 2, 4, 5)}
+    assert history.taken([waiting]) == {found[2], found[5]}
+
+
+def test_neighbours_are_those_of_the_space_each_once_and_no_more_than_asked_for(table: Table) -> None:
+    neighbourhood = Neighbourhood(table.space)
+    rng = np.random.default_rng(6)
+    parents = [table.space.sample(rng) for _ in range(3)]
+    expected = list(dict.fromkeys(near for parent in parents for near in table.space.neighbours(parent)))
+    for _ in range(2):
+        assert neighbourhood.of(parents, rng, 1000) == expected
+    some = neighbourhood.of(parents, rng, 10)
+    assert len(some) == 10
+    assert [a for a in expected if a in set(some)] == some
 
 
 def test_nothing_is_measured_where_there_is_nothing_to_learn_from_it(table: Table) -> None:

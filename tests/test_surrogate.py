@@ -12,7 +12,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 from results.records import Architecture, Metric
 from search import surrogate
 from search.belief import AccuracyModel, CostModel
-from search.surrogate import Ensemble, GaussianProcess, InputMemory, Inputs, SuccessModel, Trees
+from search.inputs import InputMemory, Inputs
+from search.surrogate import Ensemble, GaussianProcess, SuccessModel, Trees
 from tests.table_space import Table
 
 Floats = NDArray[np.float64]

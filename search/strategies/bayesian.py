@@ -10,7 +10,8 @@ Before each training the most promising candidates are measured (:mod:`search.sh
 are known, and only their accuracy is uncertain.  What was measured stays a candidate at no further cost.
 
 A proposal's note carries what was predicted, so that the spread of the surrogate can be held against what
-came out: its standard deviation is rescaled by the error of its own recent predictions.
+came out: its standard deviation is rescaled by the error of its own recent predictions, the noise of a
+training apart (:mod:`search.calibration`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from search.belief import Belief, Floats
 from search.candidates import Neighbourhood, candidates, spread_start
 from search.feasibility import LAST, standings
 from search.history import History
+from search.inputs import InputMemory
 from search.shortlist import Shortlist, open_shortlist
 from search.space import SearchSpace
-from search.surrogate import InputMemory
 
 TELLING = 4
 """Told trials from which on the start keeps to what is probably feasible."""
@@ -38,6 +39,9 @@ TELLING = 4
 ROUNDS = 2
 BEST = 8
 """Rounds of evolution on the model, and how many are evolved in each."""
+
+BACKLOG = 2000
+"""Candidates measured but not trained, the latest, among which the next is looked for, too."""
 
 PARENTS = 12
 """Trials around which candidates are looked for, at least: the front, then what is next to it."""
@@ -128,7 +132,8 @@ class Strategy(strategy.Strategy):
     ) -> list[Architecture]:
         """Candidates from the best on."""
         pool = candidates(self._neighbourhood, self._parents(), taken, rng)
-        pool = list(dict.fromkeys([*pool, *(a for a in self.history.screened if a not in taken)]))
+        backlog = list(self.history.screened)[-BACKLOG:]
+        pool = list(dict.fromkeys([*pool, *(a for a in backlog if a not in taken)]))
         if not pool:
             return []
         scores = belief.score(belief.forecast(pool))

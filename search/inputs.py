@@ -1,0 +1,89 @@
+"""Architectures as surrogates see them: arrays, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.records import Architecture
+from search.space import SearchSpace
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Architectures as a surrogate sees them.
+
+    Attributes:
+        features: Features of the graphs, shape ``(n, k)``.
+        structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`), shape ``(n, m)``.
+        encodings: Decisions (:meth:`~search.space.SearchSpace.encode`), shape ``(n, d)``.
+    """
+
+    features: Floats
+    structures: Floats
+    encodings: Floats
+
+    @classmethod
+    def of(cls, space: SearchSpace, architectures: Sequence[Architecture]) -> Inputs:
+        """Inputs of architectures of a space."""
+        return InputMemory(space).of(architectures)
+
+    @property
+    def as_run(self) -> Inputs:
+        """As costs depend on them: the encoding is what a runtime executes.
+
+        What makes no difference to accuracy (an operation that leads nowhere) may still take its time.
+        """
+        return Inputs(self.features, self.encodings, self.encodings)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Inputs:
+        """Some rows."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Inputs(self.features[index], self.structures[index], self.encodings[index])
+
+    def joined(self, other: Inputs) -> Inputs:
+        """These rows and then those."""
+        return Inputs(
+            np.vstack([self.features, other.features]),
+            np.vstack([self.structures, other.structures]),
+            np.vstack([self.encodings, other.encodings]),
+        )
+
+
+class InputMemory:
+    """Inputs of architectures, each worked out once: a search looks at the same ones again and again.
+
+    Args:
+        space: Of the architectures.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._place: dict[tuple[int, ...], int] = {}
+        self._rows = Inputs(*(np.empty((0, 0)) for _ in range(3)))
+
+    def of(self, architectures: Sequence[Architecture]) -> Inputs:
+        """Inputs, in order."""
+        new = {a.choices: a for a in architectures if a.choices not in self._place}
+        if new:
+            self._add(list(new.values()))
+        return self._rows.take([self._place[a.choices] for a in architectures])
+
+    def _add(self, new: Sequence[Architecture]) -> None:
+        worked_out = Inputs(
+            *(
+                np.array([of(a) for a in new], dtype=np.float64)
+                for of in (self._space.features, self._space.structure, self._space.encode)
+            )
+        )
+        self._rows = self._rows.joined(worked_out) if self._place else worked_out
+        for architecture in new:
+            self._place[architecture.choices] = len(self._place)
