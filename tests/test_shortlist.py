@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_pending_trainings_count_on_the_front_as_they_are_expected(table: Table)
 
 
 @pytest.mark.parametrize("options", [{"shortlist": -1}, {"start": 0}])
-def test_options_out_of_range_are_refused(table: Table, options: dict[str, int]) -> None:
+def test_options_out_of_range_are_refused(table: Table, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="bayesian needs"):
         bayesian.Strategy(table.space, table.problem(), fidelity=FIDELITY, seed=0, **options)
 
