@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from devices.connection import Completed, Connection
 from devices.device import DeviceEntry
 from devices.interpreter import Interpreter, look, require
 from devices.wheel_index import NoWheel, Wheel, obtain
-from devices.wheels import Offer, offers
+from devices.wheels import PACKAGES, Offer, offers
 from results.errors import BoardDiskFull, ConfigError, ProvisionError, unknown_name
 from results.records import FORMATS
 
@@ -39,11 +40,12 @@ _MODULES = {
     "tflite-runtime": "tflite_runtime.interpreter",
 }
 
-# Arguments: folder, module, inputs as JSON.  The model comes on stdin.
+# Arguments: folder (none if empty), package, module, inputs as JSON.  The model comes on stdin.
 _SMOKE = r"""
 import importlib, json, sys
-folder, module, inputs = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-sys.path.insert(0, folder)
+from importlib import metadata
+folder, package, module, inputs = *sys.argv[1:4], json.loads(sys.argv[4])
+sys.path[:0] = [folder] if folder else []
 runtime = importlib.import_module(module)
 import numpy
 model, x = sys.stdin.buffer.read(), numpy.array([inputs], dtype=numpy.float32)
@@ -55,7 +57,9 @@ else:
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
     interpreter.invoke()
     y = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-print("\n" + json.dumps({"file": runtime.__file__, "numpy": numpy.__version__, "outputs": y[0].tolist()}))
+version = getattr(runtime, "__version__", None) or metadata.version(package)
+found = {"file": runtime.__file__, "version": version, "numpy": numpy.__version__, "outputs": y[0].tolist()}
+print("\n" + json.dumps(found))
 """
 
 
@@ -68,7 +72,7 @@ class Provisioned:
         package: Distribution that provides it.
         version: Its version.
         numpy: Version of the NumPy that it ran with.
-        folder: Where it lies on the board.
+        folder: Where it lies on the board; empty where it is the board's own.
         size_bytes: Size of the wheels that were carried over; 0 if it was there already.
         skipped: What was tried before and why it was not taken.
     """
@@ -128,6 +132,22 @@ def provision(
     raise ProvisionError(entry.name, f"no {runtime} works on {interpreter.title}: {'; '.join(skipped)}")
 
 
+def board_own(connection: Connection, entry: DeviceEntry, runtime: str) -> Provisioned | None:
+    """The runtime that the board's own Python has and that runs a model there, such as JetPack's; or None."""
+    for package in PACKAGES[runtime]:
+        arguments = ["", package, _MODULES[package], json.dumps(smoke.INPUTS)]
+        done = connection.run(
+            [entry.python, "-c", _SMOKE, *arguments],
+            limit_s=_SMOKE_LIMIT_S,
+            stdin=smoke.model(FORMATS[runtime]),
+        )
+        with suppress(ProvisionError):
+            answer = _answer(entry.name, done, f"{package} does not run a model")
+            if answer.get("outputs") == list(smoke.OUTPUTS):
+                return Provisioned(runtime, package, str(answer["version"]), str(answer["numpy"]), "", 0)
+    return None
+
+
 class _DoesNotStart(ProvisionError):
     """The runtime was unpacked but does not run a model there."""
 
@@ -180,7 +200,7 @@ class _Provisioning:
         done = self.connection.run(
             [self.entry.python, "-I", "-S", "-", folder, *arguments], limit_s=_UNPACK_LIMIT_S, stdin=source
         )
-        answer = self._answer(done, "unpacking failed")
+        answer = _answer(self.entry.name, done, "unpacking failed")
         if answer.get("error") == "disk":
             raise BoardDiskFull(self.entry.name, f"no room for {folder}: {answer.get('message')}")
         if not answer.get("ok"):
@@ -192,11 +212,12 @@ class _Provisioning:
         self.say(f"running a small model with {title}")
         module, inputs = _MODULES[offer.package], json.dumps(smoke.INPUTS)
         done = self.connection.run(
-            [self.entry.python, "-c", _SMOKE, folder, module, inputs],
+            [self.entry.python, "-c", _SMOKE, folder, offer.package, module, inputs],
             limit_s=_SMOKE_LIMIT_S,
             stdin=smoke.model(FORMATS[offer.runtime]),
         )
-        answer = self._answer(done, f"{title} is installed but does not run a model", _DoesNotStart)
+        what = f"{title} is installed but does not run a model"
+        answer = _answer(self.entry.name, done, what, _DoesNotStart)
         if answer.get("outputs") != list(smoke.OUTPUTS):
             raise _DoesNotStart(
                 self.entry.name, f"{title} computes {answer.get('outputs')}, not {smoke.OUTPUTS}"
@@ -211,19 +232,18 @@ class _Provisioning:
         others = ["-mindepth", "1", "-maxdepth", "1", "-name", f"{package}-*", "!", "-name", kept]
         self.connection.run(["find", parent, *others, "-exec", "rm", "-rf", "--", "{}", "+"])
 
-    def _answer(
-        self, done: Completed, what: str, kind: type[ProvisionError] = ProvisionError
-    ) -> dict[str, Any]:
-        """The JSON object on the last line that a script of ours printed."""
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        if done.returncode != 0:
-            raise kind(
-                self.entry.name, f"{what} (exit status {done.returncode}): {said or 'it said nothing'}"
-            )
-        try:
-            answer = json.loads(done.stdout.decode().strip().splitlines()[-1])
-        except (ValueError, IndexError) as error:
-            raise kind(self.entry.name, f"{what}: {done.stdout[-200:]!r} {said}") from error
-        if not isinstance(answer, dict):
-            raise kind(self.entry.name, f"{what}: it answered {answer!r}")
-        return answer
+
+def _answer(
+    device: str, done: Completed, what: str, kind: type[ProvisionError] = ProvisionError
+) -> dict[str, Any]:
+    """The JSON object on the last line that a script of ours printed."""
+    said = done.stderr.decode(errors="replace").strip()[-500:]
+    if done.returncode != 0:
+        raise kind(device, f"{what} (exit status {done.returncode}): {said or 'it said nothing'}")
+    try:
+        answer = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise kind(device, f"{what}: {done.stdout[-200:]!r} {said}") from error
+    if not isinstance(answer, dict):
+        raise kind(device, f"{what}: it answered {answer!r}")
+    return answer

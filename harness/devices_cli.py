@@ -11,7 +11,7 @@ import getpass
 import json
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from devices.connection import Connection
     from devices.device import DeviceEntry, Seen
     from devices.preflight_checks import CheckResult
+    from devices.provision import Provisioned
     from devices.registry import Lab
 
 RUNTIMES = ("onnxruntime", "tflite", "all")
@@ -129,14 +130,18 @@ def _setup(args: argparse.Namespace) -> int:
         brought = _bring(connection, entry, args)
         facts = _facts(connection, entry, "setup")
     rows = [
-        (b["runtime"], f"{b['package']} {b['version']}", b["numpy"], facts.runtimes.get(b["runtime"], "none"))
-        for b in brought
+        (b["runtime"], _release(b), b["numpy"], facts.runtimes.get(b["runtime"], "none")) for b in brought
     ]
     if args.json:
         _print_json({"brought": brought, "runtimes": dict(facts.runtimes)})
     else:
         _print_table(("runtime", "brought", "with NumPy", "found by the agent"), rows)
     return 0
+
+
+def _release(brought: Mapping[str, Any]) -> str:
+    whose = "" if brought["folder"] else " (the board's own)"
+    return f"{brought['package']} {brought['version']}{whose}"
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -250,8 +255,15 @@ def _absolute(path: Path | None) -> str | None:
 
 def _bring(connection: Connection, entry: DeviceEntry, args: argparse.Namespace) -> list[dict[str, Any]]:
     from devices.interpreter import look
-    from devices.provision import provision
+    from devices.provision import board_own, provision
     from devices.wheels import runtimes_for
+
+    def bring(runtime: str) -> Provisioned:
+        own = board_own(connection, entry, runtime) if args.runtime == "all" else None
+        if own is not None:
+            _say(f"{own.package} {own.version} is the board's own and runs a small model")
+            return own
+        return provision(connection, entry, runtime, version=args.version, beside=args.beside, say=_say)
 
     wanted = [args.runtime]
     # The agent holds the board's lock: nobody's measurement is disturbed by the unpacking.
@@ -259,12 +271,7 @@ def _bring(connection: Connection, entry: DeviceEntry, args: argparse.Namespace)
     try:
         if args.runtime == "all":
             wanted = runtimes_for(look(connection, entry.python)) or ["onnxruntime"]
-        return [
-            dataclasses.asdict(
-                provision(connection, entry, runtime, version=args.version, beside=args.beside, say=_say)
-            )
-            for runtime in wanted
-        ]
+        return [dataclasses.asdict(bring(runtime)) for runtime in wanted]
     finally:
         agent.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from devices.agent_client import AgentClient
@@ -315,6 +316,19 @@ def test_a_board_that_is_taken_says_who_holds_it(
             assert "ada@lovelace" in checks["lock"]["found"]
             assert main(["devices", "setup", "here", "--lab", str(here)]) == 1
             assert "ada@lovelace" in capsys.readouterr().err
+
+
+def test_setup_leaves_a_board_its_own_runtimes(
+    here: Path, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a Jetson, whose Python comes with builds that no index has."""
+    assert main(["devices", "setup", "here", "--lab", str(here)]) == 0
+    captured = capsys.readouterr()
+    said = " ".join(captured.err.split())
+    assert f"onnxruntime {onnxruntime.__version__} is the board's own and runs a small model" in said
+    assert "ai-edge-litert" in said
+    assert "(the board's own)" in captured.out
+    assert not (directory / "1" / "runtimes").exists(), "nothing was brought"
 
 
 def test_another_unit_under_the_same_name_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
