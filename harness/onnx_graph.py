@@ -166,6 +166,7 @@ class OnnxGraph:
             return self._node("GlobalAveragePool", [source], output)
         mean = self._node("GlobalAveragePool", [source], f"{operation.name}.mean")
         mean = self._settle(operation.linear, mean, prefix=f"{operation.name}.mean")
+        self._describe(mean, (*operation.shape, 1, 1))
         return self._node("Flatten", [mean], output)
 
     def _resize(self, operation: Operation, layer: Resize, source: str, output: str) -> str:
