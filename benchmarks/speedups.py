@@ -37,19 +37,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from benchmarks import speedups_cache as cache
 from benchmarks.speedups_search import FULL, PROBLEM, Cached, Live, Outcome, Search, Step, Table
 from results.fidelity import agreements, describe_fidelity, is_full, levels
 from results.rank_correlation import kendall
-from results.records import Evaluation, Fidelity
+from results.records import Evaluation, Fidelity, Problem
 from search.datasets import load_task
 from search.fidelity import SuccessiveHalving
 from search.ladder import Ladder
 from search.learning_curve import CurvePredictor
 from search.learning_curve_stopping import StopsEarly
-from search.strategies import random_search
+from search.space import SearchSpace
+from search.strategies import grid
 from search.strategy import Strategy
 from search.supernet import Supernet
 from search.supernet_sampling import SupernetPlan
@@ -57,8 +59,10 @@ from search.supernet_training import train_supernet
 from search.training_pool import TrainingPool
 from search.weight_sources import StartsFrom
 
-LADDER = Ladder((Fidelity(3), FULL), reduction=3)
-SHARED_FIRST = Ladder((Fidelity(0), FULL), reduction=3)
+LADDER = Ladder((Fidelity(3, resolution=16), FULL), reduction=6, known=1.0)
+"""Three annealed epochs of images of 16 pixels rank these networks as well as three of 32 (Kendall's tau 0.69
+and 0.70 on every other candidate) at half the cost; two epochs of 32 (0.67) cost more."""
+SHARED_FIRST = Ladder((Fidelity(0), FULL), reduction=3, known=1.0)
 SHARE = 0.98
 
 
@@ -70,8 +74,21 @@ def plain(table: Table, seed: int) -> Outcome:
     return Search(table, _within(table, seed), Cached(table)).run()
 
 
+class Shuffled(grid.Strategy):
+    """Every architecture once, in random order, each order equally likely.
+
+    Random search would draw decisions and so the few networks with one stage first, which are the fast end of
+    the front: what is left of the front is then found among any others.
+    """
+
+    def __init__(self, space: SearchSpace, problem: Problem, *, fidelity: Fidelity, seed: int) -> None:
+        super().__init__(space, problem, fidelity=fidelity, seed=seed)
+        order = np.random.default_rng(seed).permutation(len(self._order))
+        self._order = [self._order[i] for i in order]
+
+
 def _within(table: Table, seed: int) -> Strategy:
-    return random_search.Strategy(table.space, PROBLEM, fidelity=FULL, seed=seed)
+    return Shuffled(table.space, PROBLEM, fidelity=FULL, seed=seed)
 
 
 def _halving(table: Table, seed: int, ladder: Ladder) -> SuccessiveHalving:

@@ -18,8 +18,8 @@ from results.records import Fidelity
 from results.settings import Settings
 from search import weight_sources
 from search.fidelity import SuccessiveHalving
+from search.ladder import KNOWN, Ladder, geometric
 from search.ladder import LEVEL as PROMOTION_LEVEL
-from search.ladder import Ladder, geometric
 from search.learning_curve_stopping import LEVEL, StopsEarly
 from search.strategy import Strategy
 from search.tasks import Task
@@ -114,6 +114,7 @@ def _lower_fidelity(found: Speedups, table: Settings, full: Fidelity) -> Speedup
         brackets=table.take_count("brackets", 1),
         keep_weights=table.take("keep_weights", bool, True),
         level=table.take_number("level", PROMOTION_LEVEL, low=0.0, high=0.49),
+        known=table.take_number("known", KNOWN, low=0.01, high=1.0),
     )
     return replace(found, ladder=ladder)
 

@@ -12,6 +12,9 @@ from results.records import Fidelity
 LEVEL = 0.05
 """Probability to reach the front below which a network is not promoted."""
 
+KNOWN = 0.5
+"""Share of a rung's expected networks that are told before the best of them are promoted."""
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -24,6 +27,7 @@ class Ladder:
         keep_weights: Whether a promoted network goes on with its weights instead of fresh ones.
         level: Probability to reach the front below which a network is not promoted; 0 for promoting
             whatever is among the best of its rung.
+        known: Share of a rung's expected networks that are told before the best of them are promoted.
 
     Raises:
         ConfigError: If rungs do not rise, or a number is out of range.
@@ -34,11 +38,16 @@ class Ladder:
     brackets: int = 1
     keep_weights: bool = True
     level: float = LEVEL
+    known: float = KNOWN
 
     def __post_init__(self) -> None:
         if not self.rungs or self.reduction < 2 or not 1 <= self.brackets <= len(self.rungs):
             raise ConfigError(
                 f"a ladder needs rungs, a reduction >= 2 and 1 to {len(self.rungs)} brackets, got {self}"
+            )
+        if not 0 < self.known <= 1:
+            raise ConfigError(
+                f"the share of a rung that is to be known is above 0 and at most 1, got {self.known}"
             )
         if not 0 <= self.level < 0.5:
             raise ConfigError(
