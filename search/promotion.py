@@ -2,8 +2,8 @@
 
 A rung tells an accuracy, the boards told the costs; how far a full training raises the accuracy is told by
 the networks that had one.  What a promotion is expected to add is the mean gain in hypervolume over where it
-may end (Emmerich, Giannakoglou, Naujoks 2006, "Single- and multiobjective evolutionary optimization assisted by
-Gaussian random field metamodels", section IV.B: expected improvement of the hypervolume), here over
+may end (Emmerich, Giannakoglou, Naujoks 2006, "Single- and multiobjective evolutionary optimization assisted
+by Gaussian random field metamodels", section IV.B: expected improvement of the hypervolume), here over
 quantiles of a Student distribution on the scale of log odds (:mod:`results.promise`).  Promotions under way
 count as if they ended in the middle (Ginsbourger, Le Riche, Carraro 2010, "Kriging is well-suited to
 parallelize optimization", section 4: kriging believer).

@@ -194,7 +194,7 @@ def front(told: list[Evaluation]) -> set[tuple[float, float]]:
 
 def test_what_would_be_dominated_at_its_costs_is_not_promoted() -> None:
     rungs_ = (Fidelity(3), FULL)
-    cautious = searched(halving(Ladder(rungs_, reduction=2, level=0.05)), in_flight=1)
+    cautious = searched(halving(Ladder(rungs_, reduction=2, level=0.3)), in_flight=1)
     all_good = searched(halving(Ladder(rungs_, reduction=2, level=0.0)), in_flight=1)
     assert rungs(all_good).count(1) >= 13  # half of the candidates
     assert rungs(cautious).count(1) <= 0.8 * rungs(all_good).count(1)
