@@ -12,19 +12,21 @@ trainings are read from ``benchmarks/data``.  Whatever inherits, shares or short
 
 A search chooses its front by the validation split and is scored on the test split: hypervolume of (test
 error, log latency) of what it chose among its *full* trainings.  The reference point is the greatest test
-error of any candidate and 1.1 times the greatest latency on the true front.  That, and the logarithm (a
-network twice as fast is worth the same anywhere), make the whole front count, from 0.6 to 0.04 of error: five
-or six networks of it have more than 2 % of the volume each, and random search finds the last of these after
-two thirds of its trainings on average.  A reference point close to the accurate end was tried and is of no
-use: two plain searches that differ in the seeds of their trainings alone would differ by 6 to 20 % in
-volume, since an error of 0.04 is known to 0.005; here they differ by 0.5 %, so that 98 % means something.
-This was chosen from the plain trainings alone.
+error of any candidate and 1.1 times the greatest latency on the true front.  That, the logarithm (a network
+twice as fast is worth the same anywhere) and the order (each equally likely) make the plain search need most
+of its trainings: the whole front counts, from 0.6 to 0.04 of error, five or six networks of it have more than
+2 % of the volume each, and the last of these is found after 70 % of the training seconds on average over
+orders.  A reference point close to the accurate end was tried and is of no use: two plain searches that differ
+in the seeds of their trainings alone would differ by 6 to 20 % in volume, since an error of 0.04 is known to
+0.005; here they differ by 0.5 %, so that 98 % means something.  All this was chosen from the plain trainings
+alone, and the rungs of the combined search on seeds that are not among those reported.
 
 Training seconds are CPU seconds of every training, whatever became of it: lower rungs', parents' and the
 supernet's, and what it took to make weights to begin with.  The cached ones were made at another time, on a
 machine with other work to do: they are multiplied by ``pace``, seconds of an epoch now over those then,
 median over the long live trainings.  ``epochs_ratio`` knows no clock: it counts epochs, each at the cached
-seconds of an epoch of that network (and a supernet's seconds as they are).
+seconds of an epoch of that network at its full size (so it is too large where rungs have smaller images), and
+a supernet's seconds as they are.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from results.store import Run, Store
 from results.weight_sharing import rank_correlation, weight_sharing
 from search.module import to_module
 from search.network import Network, initial_weights
+from search.supernet_sampling import SupernetPlan
 from search.training_pool import TrainingPool
 
 STUDY: dict[str, Any] = {
@@ -248,6 +249,15 @@ def test_a_trial_takes_its_part_of_the_supernet(pretrained: Path, tmp_path: Path
     np.testing.assert_array_equal(made["stage1_block2.weight"], shared[:16, :16, 1:4, 1:4])
     assert stored(rig, "inherited", "0")["kind"] == "shared"
     rig.store.close()
+
+
+def test_the_report_says_where_memory_was_short(rig: Rig) -> None:
+    note = "no memory for batches of 64 images: 32 were used"
+    body = {"plan": to_json(SupernetPlan()), "seed": 0, "training_s": 1.0, "batch_size": 32, "notes": [note]}
+    rig.run.append("pretrained", "supernet", body)
+    text = "\n".join(weight_sharing(rig.run))
+    assert f"**Not as planned**: {note}" in text
+    assert "batches of 32 images" in text
 
 
 def test_a_damaged_supernet_is_named(rig: Rig) -> None:

@@ -145,6 +145,13 @@ def test_one_that_may_be_better_goes_on(experienced: StopsEarly) -> None:
     assert experienced.hopeless(good, good.learning_curve[:8]) is None
 
 
+def test_a_curve_with_what_is_no_number_is_not_judged(experienced: StopsEarly) -> None:
+    hopeless = told(20, 0.62, seen=12, macs=200.0)
+    curve = (*hopeless.learning_curve[:7], math.nan)
+    assert experienced.hopeless(hopeless, hopeless.learning_curve[:8]) is not None
+    assert experienced.hopeless(hopeless, curve) is None
+
+
 def test_only_what_was_told_before_it_was_asked_for_counts(experienced: StopsEarly) -> None:
     early = told(20, 0.62, seen=LEAST_CURVES - 1, macs=200.0)
     assert experienced.hopeless(early, early.learning_curve[:8]) is None
