@@ -16,10 +16,10 @@ error of any candidate and 1.1 times the greatest latency on the true front.  Th
 twice as fast is worth the same anywhere) and the order (each equally likely) make the plain search need most
 of its trainings: the whole front counts, from 0.6 to 0.04 of error, five or six networks of it have more than
 2 % of the volume each, and the last of these is found after 70 % of the training seconds on average over
-orders.  A reference point close to the accurate end was tried and is of no use: two plain searches that differ
-in the seeds of their trainings alone would differ by 6 to 20 % in volume, since an error of 0.04 is known to
-0.005; here they differ by 0.5 %, so that 98 % means something.  All this was chosen from the plain trainings
-alone, and the rungs of the combined search on seeds that are not among those reported.
+orders.  A reference point close to the accurate end was tried and is of no use: two plain searches that
+differ in the seeds of their trainings alone would differ by 6 to 20 % in volume, since an error of 0.04 is
+known to 0.005; here they differ by 0.5 %, so that 98 % means something.  All this was chosen from the plain
+trainings alone, and the rungs of the combined search on short trainings with other seeds.
 
 Training seconds are CPU seconds of every training, whatever became of it: lower rungs', parents' and the
 supernet's, and what it took to make weights to begin with.  The cached ones were made at another time, on a
