@@ -84,6 +84,20 @@ def fuses(operation: Operation) -> bool:
     return operation.activation in ("relu", "relu6") and isinstance(operation.layer, FUSING)
 
 
+def as_half(name: str, values: Array) -> NDArray[np.float16]:
+    """Values as half floats.
+
+    Raises:
+        ExportError: If one is beyond what these can hold, with the nearest precision that can.
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        largest = np.abs(values).max()
+        raise ExportError(name, f"{name!r} holds {largest:.3g}, beyond float16; use fp32 or int8")
+    return half
+
+
 _ZERO_AT_ZERO = ("relu", "relu6", "hard_swish", "silu")
 
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from harness.folding import Operation, fuses
+from harness.folding import Operation, as_half, fuses
 from harness.quantization import PROBABILITY, Quantization, Scale
 from results.errors import ExportError
 from search.network import (
@@ -237,10 +237,7 @@ class OnnxGraph:
 
     def _constant(self, name: str, values: NDArray[Any]) -> str:
         """A constant in the file's floating-point type."""
-        with np.errstate(over="ignore"):
-            stored = values.astype(self._float)
-        if not np.isfinite(stored).all():
-            raise ExportError(name, f"{name!r} holds {np.abs(values).max():.3g}, beyond {self._float}")
+        stored = as_half(name, values) if self._float == "float16" else values.astype(np.float32)
         return self._store(name, stored)
 
     def _store(self, name: str, values: NDArray[Any]) -> str:

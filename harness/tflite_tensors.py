@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tflite import BuiltinOperator
 
-from harness.folding import Operation
+from harness.folding import Operation, as_half
 from harness.quantization import Quantization, Scale
 from harness.tflite_file import Affine, TfliteFile
-from results.errors import ExportError
 from search.layers import Shape
 
 _OP = BuiltinOperator
@@ -114,11 +113,7 @@ class TfliteTensors:
     def _stored(self, name: str, values: NDArray[Any]) -> int:
         if not self._half:
             return self._file.constant(name, values.astype("<f4"))
-        with np.errstate(over="ignore"):
-            half = values.astype("<f2")
-        if not np.isfinite(half).all():
-            raise ExportError(name, f"{name!r} holds {np.abs(values).max():.3g}, beyond float16")
-        constant = self._file.constant(f"{name}.half", half)
+        constant = self._file.constant(f"{name}.half", as_half(name, values))
         if constant not in self._single:
             single = self._file.tensor(name, values.shape)
             self._single[constant] = self._operate(_OP.DEQUANTIZE, [constant], single, "DequantizeOptions")
