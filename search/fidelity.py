@@ -9,19 +9,18 @@ is section 3.3 of the first).
 
 What differs here, and why:
 
-* "Best" is constrained domination over all objectives (:mod:`search.feasibility`), costs being those measured
-  on the boards: a network that is cheap enough to be on the front with a low accuracy is promoted for that.
+* One of ``reduction`` of a rung goes on, but which ones does not follow from accuracy alone, nor from a rank:
+  it is those that keep the limits and of which most is expected for the front (:mod:`search.promotion`), costs
+  being those measured on the boards.  A network that is cheap enough to be on the front with a low accuracy is
+  promoted for that.
 * Every rung is a short training of its own, whose learning rate comes down to nothing: such runs tell the
   final order far better than early epochs of a long one (rank correlation 0.79 against 0.37 where we
   measured).  A promoted network goes through another whole cycle, from its weights.
 * Nothing is promoted before a share of what a rung will have is known (a half, unless said otherwise): the
   best of the first few seldom are among the best of all, and every full training of such a one is wasted.
-* Of those that may be promoted, the one goes first of which most is expected for the front
-  (:mod:`search.promotion`).
 * Costs are known before anything is trained, and full trainings tell what a network has to beat at its own.
   Where it would hardly do so, judging by what the promoted ones gained (:mod:`results.promise`), it is not
-  promoted, however good it is for its rung: most of the best of a rung are dominated by what is promoted
-  first.
+  promoted, however good it is for its rung.
 * When the strategy within has no more candidates, the best of each rung are promoted without waiting for more
   company, so that a search ends with full trainings.
 * A rung that certainly does not predict the next is raised: new candidates begin at the next one, and nothing
