@@ -9,10 +9,10 @@ is section 3.3 of the first).
 
 What differs here, and why:
 
-* One of ``reduction`` of a rung goes on, but which ones does not follow from accuracy alone, nor from a rank:
-  it is those that keep the limits and of which most is expected for the front (:mod:`search.promotion`), costs
-  being those measured on the boards.  A network that is cheap enough to be on the front with a low accuracy is
-  promoted for that.
+* One of ``reduction`` of a rung goes on, but which ones does not follow from accuracy alone, nor from ranks:
+  it is those that keep the limits and of which most is expected for the front (:mod:`search.promotion`),
+  costs being those measured on the boards.  A network that is cheap enough to be on the front with a low
+  accuracy is promoted for that.
 * Every rung is a short training of its own, whose learning rate comes down to nothing: such runs tell the
   final order far better than early epochs of a long one (rank correlation 0.79 against 0.37 where we
   measured).  A promoted network goes through another whole cycle, from its weights.
