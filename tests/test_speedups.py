@@ -72,6 +72,14 @@ def named(*entries: Any, full: Fidelity = FULL) -> Speedups:
 # --------------------------------------------------------------------------- named and composed
 
 
+def test_who_is_promoted_is_for_the_study_to_say() -> None:
+    ladder = named({"name": "lower_fidelity", "level": 0.1, "known": 1.0, "keep_weights": False}).ladder
+    assert ladder is not None
+    assert (ladder.level, ladder.known, ladder.keep_weights) == (0.1, 1.0, False)
+    with pytest.raises(ConfigError, match="known"):
+        named({"name": "lower_fidelity", "known": 0.0})
+
+
 def test_what_a_study_may_name() -> None:
     found = named("lower_fidelity", {"name": "learning_curves", "level": 0.1}, "inheritance")
     assert found.names == ("lower_fidelity", "learning_curves", "inheritance")
