@@ -189,9 +189,9 @@ def compared(table: Table, plain_: Outcome, other: Outcome) -> dict[str, Any]:
 
 
 def kept_weights(table: Table, outcome: Outcome) -> dict[str, Any] | None:
-    """Test accuracy of promoted networks, which went on with their weights, over fresh full trainings'.
+    """Test accuracy of full trainings that began with weights (a lower rung's, a parent's) over fresh ones'.
 
-    Mean with its 95 % t-interval; the fresh trainings took ``fresh_epochs``, the promotions ``own_epochs``.
+    Mean difference with its 95 % t-interval; the fresh trainings took ``fresh_epochs``, these ``own_epochs``.
     """
     promoted = [e for e in _full(outcome) if isinstance(e.trial.proposal.weights_from, int)]
     gains = [

@@ -286,7 +286,18 @@ class Live:
             return stopping is not None and stopping.hopeless(evaluation, curve) is not None
 
         job = replace(plain, weights=weights)
+        if weights is not None and proposal.fidelity.epochs == 0:
+            return self._scored(job.network, weights)
         return self.pool.submit(job, on_epoch, may_stop=stopping is not None)
+
+    def _scored(self, network: Network, weights: Weights) -> Future[TrainingResult]:
+        """Weights that are there, with their score; not trained."""
+        began_s = time.process_time()
+        score = evaluate(network, weights, self._task, "validation")
+        seconds = time.process_time() - began_s
+        done: Future[TrainingResult] = Future()
+        done.set_result(TrainingResult(score, (score.value,), weights, seconds, 0))
+        return done
 
     def ended(self, trial: Trial, result: TrainingResult) -> tuple[float, float | None]:
         self._weights[trial.number] = result.weights
