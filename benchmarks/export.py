@@ -4,8 +4,8 @@
 
 * ``onnx_ms``, ``tflite_ms`` (medians; written and checked), ``*_cpu_ms`` (the same in CPU time, which waiting
   for others on a busy host does not lengthen), their parts, ``*_fp16_ms`` and ``*_int8_ms`` (with ranges at
-  hand), ``calibrate_*_ms`` (128 images, by method) and ``quantize_static_ms`` (ONNX Runtime's tool, 128 images,
-  calibration included);
+  hand), ``calibrate_*_ms`` (128 images, by method) and ``quantize_static_ms`` (ONNX Runtime's tool, 128
+  images, calibration included);
 * ``torch_onnx_ms``: PyTorch's current exporter, ``torch.onnx.export(dynamo=True)``, where ``onnxscript``
   is installed, ``torchscript_onnx_ms``: its older and faster one; ``onnx_to_torch_size``: our file to theirs,
   ``onnx_to_torch_bare_size``: both without metadata and shapes, which are written for debuggers and viewers;
