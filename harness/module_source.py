@@ -2,8 +2,8 @@
 
 ``package.module:function`` or ``path/to/file.py:function`` names a function without arguments that returns
 the module and an example of its inputs: ``(module, tensor)`` or ``(module, (tensor, ...))``.  Shapes, types
-and the batch are the example's.  ONNX files come from ``torch.onnx.export`` and are compared with the module
-on the example; TFLite files need the package ``litert-torch``.
+and the batch are the example's.  ONNX files come from ``torch.onnx.export``, TFLite files from the package
+``litert-torch``; both are compared with the module on the example.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 from torch import Tensor, nn
 
@@ -54,10 +57,9 @@ def exported(text: str, file_format: str) -> bytes:
             raise ConfigError(
                 f"{text}: the module does not take its example:\n{last_lines(error)}"
             ) from error
-    if file_format == "tflite":
-        return _litert(module, example, text)
-    data = _onnx(module, example, text)
-    _compare(data, example, expected, text)
+    write, run = (_litert, _by_litert) if file_format == "tflite" else (_onnx, _by_onnxruntime)
+    data = write(module, example, text)
+    _compare(run(data, example, text), expected, text)
     return data
 
 
@@ -137,22 +139,49 @@ def _litert(module: nn.Module, example: tuple[Tensor, ...], text: str) -> bytes:
         return path.read_bytes()
 
 
-def _compare(data: bytes, example: tuple[Tensor, ...], expected: Any, text: str) -> None:
-    """Raises ConfigError unless the file computes what the module does, as far as it returns tensors."""
+def _by_onnxruntime(data: bytes, example: tuple[Tensor, ...], text: str) -> NDArray[Any]:
+    """The first output of an ONNX file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         given = {i.name: x.numpy() for i, x in zip(session.get_inputs(), example, strict=False)}
-        outputs = session.run(None, given)
+        return np.asarray(session.run(None, given)[0])
     except _REFUSALS as error:
         raise ConfigError(f"{text}: ONNX Runtime does not run the file: {error}") from error
+
+
+def _by_litert(data: bytes, example: tuple[Tensor, ...], text: str) -> NDArray[Any]:
+    """The first output of a TFLite file; litert-torch numbers inputs and outputs in their order."""
+    try:
+        interpreter = Interpreter(model_content=data, num_threads=1)
+        interpreter.allocate_tensors()
+        inputs = sorted(interpreter.get_input_details(), key=_number)
+        for detail, x in zip(inputs, example, strict=False):
+            interpreter.set_tensor(detail["index"], x.numpy().astype(detail["dtype"]))
+        interpreter.invoke()
+        first = min(interpreter.get_output_details(), key=_number)
+        return np.asarray(interpreter.get_tensor(first["index"]))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"{text}: LiteRT does not run the file: {error}") from error
+
+
+def _number(detail: dict[str, Any]) -> int:
+    """The last number in the name of a tensor, such as 3 in ``serving_default_args_3:0``."""
+    return int((re.findall(r"\d+", detail["name"].rpartition(":")[0] or detail["name"]) or [0])[-1])
+
+
+def _compare(output: NDArray[Any], expected: Any, text: str) -> None:
+    """Raises ConfigError unless the file computes what the module does, as far as it returns tensors."""
     first = expected[0] if isinstance(expected, tuple | list) else expected
-    if isinstance(first, Tensor):
-        reference = first.detach().numpy().astype(np.float64)
-        difference = np.abs(outputs[0] - reference).max(initial=0)
-        if not difference <= TOLERANCE * np.abs(reference).max(initial=0) + 1e-6:
-            raise ConfigError(
-                f"{text}: the ONNX file gives other numbers than the module, by up to {difference:.3g}; "
-                "is it in training mode inside, or random?"
-            )
+    if not isinstance(first, Tensor):
+        return
+    reference = first.detach().numpy().astype(np.float64)
+    if output.shape != reference.shape:
+        raise ConfigError(f"{text}: the file gives shape {output.shape}, the module {reference.shape}")
+    difference = np.abs(output - reference).max(initial=0)
+    if not difference <= TOLERANCE * np.abs(reference).max(initial=0) + 1e-6:
+        raise ConfigError(
+            f"{text}: the file gives other numbers than the module, by up to {difference:.3g}; "
+            "is it in training mode inside, or random?"
+        )

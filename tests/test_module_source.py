@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from harness import cli
+from harness.export import export
 from harness.sources import source
 from results.errors import ConfigError
+from search.network import Dense, GlobalPool, Network, Node, initial_weights
 
 GOOD = """
 import torch
@@ -131,6 +133,51 @@ def test_tflite_needs_a_package_of_its_own(place: Path) -> None:
     else:
         found = source(f"{place}:convolution", file_format="tflite")
         assert found.inputs[0].shape == (1, 3, 8, 8)
+
+
+STAND_IN = """
+from pathlib import Path
+
+class Converted:
+    def export(self, path):
+        Path(path).write_bytes(Path(__file__).with_name("converted.tflite").read_bytes())
+
+def convert(module, example):
+    return Converted()
+"""
+OWN = """
+import torch
+from search.module import to_module
+from tests.test_module_source import NETWORK, weights
+
+def build():
+    return to_module(NETWORK, weights(%d)), torch.ones(2, 4, 4, 4)
+"""
+NETWORK = Network((4, 4, 4), (Node("mean", GlobalPool(), ("input",)), Node("fc", Dense(3), ("mean",))))
+
+
+def weights(seed: int) -> dict[str, np.ndarray]:
+    return initial_weights(NETWORK, seed)
+
+
+def test_a_converted_file_is_compared_with_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for litert-torch, which this Python does not have; its answer is a real file."""
+    (tmp_path / "litert_torch.py").write_text(STAND_IN)
+    data = export(NETWORK, weights(0), "tflite", batch=2).data
+    (tmp_path / "converted.tflite").write_bytes(data)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "litert_torch", raising=False)
+    for seed in (0, 1):
+        (tmp_path / f"own{seed}.py").write_text(OWN % seed)
+    assert source(f"{tmp_path / 'own0.py'}:build", file_format="tflite").data == data
+    with pytest.raises(ConfigError, match="the file gives other numbers than the module"):
+        source(f"{tmp_path / 'own1.py'}:build", file_format="tflite")
+    (tmp_path / "converted.tflite").write_bytes(export(NETWORK, weights(0), "tflite").data)
+    with pytest.raises(ConfigError, match="LiteRT does not run the file"):
+        source(f"{tmp_path / 'own0.py'}:build", file_format="tflite")
+    sys.modules.pop("litert_torch", None)
 
 
 def test_bench_measures_a_module_and_states_its_batch(
