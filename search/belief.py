@@ -26,6 +26,14 @@ from search.surrogate import Ensemble, GaussianProcess, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
 
+LUCK = 0.1
+"""Weight of what the noise of a training alone may gain, beside what the network itself may.
+
+Another training of a network whose accuracy is known may come out better, but says nothing of any other
+(Huang et al. 2006 discount the improvement of noisy observations for that).  Little by little it is worth
+it in the end, when the front is hard to improve.
+"""
+
 BEYOND = 0.25
 """How far beyond the worst loss that counts targets are told apart, in the logarithm of the loss.
 
@@ -251,7 +259,10 @@ class Belief:
 
 
 def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Sequence[Scale]) -> Floats:
-    """Expected hypervolume improvement, over three points of every cost that is not known, ``(n,)``."""
+    """Expected hypervolume improvement, over three points of every cost that is not known, ``(n,)``.
+
+    That of the network itself, and a :data:`LUCK` of what the noise of its training adds.
+    """
     if forecast.loss is None:
         raise ValueError("an improvement is expected only where the loss is predicted")
     total = np.zeros(len(forecast.costs))
@@ -265,9 +276,11 @@ def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Seque
             modelled = modelled + np.array([z for z, _ in nodes]) * forecast.spread[rows, j, None]
             # A network dearer than all of the front widens what counts: it keeps the margin.
             costs[:, j] = np.minimum(scale.unmodelled(modelled), front.costs[:, j].max())
-        total[rows] = expected_hypervolume_improvement(
-            forecast.loss.take(rows), costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
-        )
+        trained = forecast.loss.take(rows)
+        for share, loss in ((1.0 - LUCK, trained.without_noise()), (LUCK, trained)):
+            total[rows] += share * expected_hypervolume_improvement(
+                loss, costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
+            )
     return total
 
 

@@ -23,14 +23,15 @@ def test_the_factor_of_the_surrogate_is_found_beside_the_noise(factor: float) ->
 
 def test_twins_that_differ_by_noise_say_nothing_of_the_surrogate() -> None:
     noise = np.full(30, 0.02)
-    errors = np.r_[np.full(30, 0.02), np.linspace(-0.1, 0.1, 30)]
-    alone = likeliest_factor(errors[30:], np.full(30, 0.1), noise)
-    with_twins = likeliest_factor(errors, np.r_[noise, np.full(30, 0.1)], np.r_[noise, noise])
-    assert alone == with_twins < 1.0
+    errors = np.r_[np.full(30, 0.02), np.linspace(-0.2, 0.2, 30)]
+    alone = likeliest_factor(errors[30:], np.full(30, 0.08), noise)
+    with_twins = likeliest_factor(errors, np.r_[noise, np.full(30, 0.08)], np.r_[noise, noise])
+    assert FACTORS[0] < alone < FACTORS[-1]
+    assert alone == with_twins
 
 
 def test_one_network_that_does_not_learn_widens_little() -> None:
-    errors = np.linspace(-0.1, 0.1, 30)
+    errors = np.linspace(-0.15, 0.15, 30)
     deviations, noises = np.full(31, 0.06), np.full(31, 0.02)
     before = likeliest_factor(errors, deviations[:30], noises[:30])
     assert likeliest_factor(np.r_[errors, 2.0], deviations, noises) < 1.25 * before
