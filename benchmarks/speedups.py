@@ -62,9 +62,9 @@ from search.training_pool import TrainingPool
 from search.weight_sources import StartsFrom
 
 LADDER = Ladder((Fidelity(3, resolution=16), FULL), reduction=6, known=1.0)
-"""Three annealed epochs of images of 16 pixels cost half of three of 32 and rank the candidates nearly as well
-(Kendall's tau to the full trainings 0.69 and 0.70 on every other one, where this was chosen; 0.55 to 0.61 and
-0.73 on all of them); two epochs of 32 (0.67) cost more."""
+"""Three annealed epochs of images of 16 pixels cost half of three of 32 and rank the candidates nearly as
+well (Kendall's tau to the full trainings 0.69 and 0.70 on every other one, where this was chosen; 0.55 to
+0.61 and 0.73 on all of them); two epochs of 32 (0.67) cost more."""
 SHARED_FIRST = Ladder((Fidelity(0), FULL), reduction=3, known=1.0)
 SHARE = 0.98
 
