@@ -25,7 +25,7 @@ test: $(VENV)/.installed
 	sh tests/prepare.sh
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	sh tests/run.sh $(BIN)/python
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check .
