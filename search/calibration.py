@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-FACTORS = np.geomspace(0.5, 2.0, 17)
-"""Factors of the standard deviation of the surrogate, of which the likeliest is taken."""
+FACTORS = np.geomspace(1.0, 2.0, 9)
+"""Factors of the standard deviation of the surrogate, of which the likeliest is taken.
+
+None is below 1: a surrogate that was right a few times would else be sure of the neighbourhood that it knows,
+and search nowhere else (under a hard limit it was then behind random search after 50 trainings).
+"""
 
 TAIL = 4.0
 """Degrees of freedom of Student's distribution of the errors."""
