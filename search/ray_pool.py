@@ -16,13 +16,12 @@ import os
 import pickle
 import queue
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from results.errors import ConfigError
 from search.training_checkpoint import EVERY_S
-from search.training_processes import PoolClosed, wait_until_stopped
+from search.training_processes import Pausable, PoolClosed
 from search.training_queue import Outcome, Queued, Slot, TrainingQueue, WorkerDied
 from search.training_worker import Coming, EpochDone, load, outcome
 
@@ -120,14 +119,13 @@ class RayPool(TrainingQueue):
         self._actors.release()
 
 
-class _Actors:
+class _Actors(Pausable):
     """The actors of a pool: started, stopped for a while, killed; all under one lock."""
 
     def __init__(self, ray: Any, workers: int) -> None:
+        super().__init__()
         self.ray = ray
-        self._lock = threading.RLock()
         self._living: dict[Any, int | None] = {}
-        self._pauses = 0
         self._closed = False
         self._ours = not ray.is_initialized()
         if self._ours:
@@ -174,29 +172,8 @@ class _Actors:
             if self._ours and self.ray.is_initialized():
                 self.ray.shutdown()
 
-    def pause(self) -> None:
-        """Stops the actors on this machine, unless they are stopped already."""
-        with self._lock:
-            self._pauses += 1
-            if self._pauses == 1:
-                self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Takes one pause back; the actors go on after the last."""
-        with self._lock:
-            if not self._pauses:
-                raise RuntimeError("the training pool is not paused")
-            self._pauses -= 1
-            if not self._pauses:
-                self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        pids = [pid for pid in self._living.values() if pid is not None]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if number == signal.SIGSTOP:
-            wait_until_stopped(pids)
+    def _pids(self) -> list[int]:
+        return [pid for pid in self._living.values() if pid is not None]
 
 
 class _Slot:

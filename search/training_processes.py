@@ -5,6 +5,7 @@ What they run is in :mod:`search.training_worker`.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import multiprocessing
 import os
@@ -33,22 +34,57 @@ class Worker:
     connection: Connection
 
 
-class Processes:
-    """The processes of a pool: started, stopped for a while, killed; all under one lock."""
+class Pausable(abc.ABC):
+    """Workers of this machine that are stopped for a while; pauses may be nested."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(PRELOADED))
         self._lock = threading.RLock()
-        self._running: set[ForkServerProcess] = set()
-        self._guard: Worker | None = None
         self._pauses = 0
-        self._closed = False
 
     @property
     def paused(self) -> bool:
         """Whether the workers are stopped now."""
         return self._pauses > 0
+
+    def pause(self) -> None:
+        """Stops the workers, unless they are stopped already."""
+        with self._lock:
+            self._pauses += 1
+            if self._pauses == 1:
+                self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Takes one pause back; the workers go on after the last."""
+        with self._lock:
+            if not self._pauses:
+                raise RuntimeError("the training pool is not paused")
+            self._pauses -= 1
+            if not self._pauses:
+                self._signal(signal.SIGCONT)
+
+    @abc.abstractmethod
+    def _pids(self) -> list[int]:
+        """Process numbers of the workers on this machine."""
+
+    def _signal(self, number: signal.Signals) -> None:
+        pids = self._pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            wait_until_stopped(pids)
+
+
+class Processes(Pausable):
+    """The processes of a pool: started, stopped for a while, killed; all under one lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
+        self._running: set[ForkServerProcess] = set()
+        self._guard: Worker | None = None
+        self._closed = False
 
     def start(self) -> Worker:
         """A new worker; stopped at once if the pool is paused.
@@ -89,29 +125,8 @@ class Processes:
                 self.end_guard()
         raise OSError("the fork server of the training pool does not stay alive")
 
-    def pause(self) -> None:
-        """Stops the workers, unless they are stopped already."""
-        with self._lock:
-            self._pauses += 1
-            if self._pauses == 1:
-                self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Takes one pause back; the workers go on after the last."""
-        with self._lock:
-            if not self._pauses:
-                raise RuntimeError("the training pool is not paused")
-            self._pauses -= 1
-            if not self._pauses:
-                self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        pids = [process.pid for process in self._running if process.is_alive() and process.pid]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if number == signal.SIGSTOP:
-            wait_until_stopped(pids)
+    def _pids(self) -> list[int]:
+        return [process.pid for process in self._running if process.is_alive() and process.pid]
 
     def kill(self) -> None:
         """Kills all workers; none is started afterwards."""
