@@ -34,7 +34,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,14 +45,24 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import speedups_cache as cache
-from benchmarks.speedups_search import FULL, PROBLEM, Cached, Live, Outcome, Search, Step, Table
-from results.fidelity import agreements, describe_fidelity, is_full, levels
-from results.rank_correlation import kendall
-from results.records import Evaluation, Fidelity, Problem
+from benchmarks.speedups_plain import calibration, early_epochs, levelled
+from benchmarks.speedups_risk import risk, screening
+from benchmarks.speedups_search import (
+    FULL,
+    PROBLEM,
+    Cached,
+    Live,
+    Outcome,
+    Search,
+    Step,
+    Table,
+    full_trainings,
+)
+from results.fidelity import agreements, describe_fidelity
+from results.records import Fidelity, Problem
 from search.datasets import load_task
 from search.fidelity import SuccessiveHalving
 from search.ladder import Ladder
-from search.learning_curve import CurvePredictor
 from search.learning_curve_stopping import StopsEarly
 from search.space import SearchSpace
 from search.strategies import grid
@@ -169,9 +181,11 @@ def compared(table: Table, plain_: Outcome, other: Outcome) -> dict[str, Any]:
         "trained_s": end.trained_s,
         "pace": pace,
         "trials": len(other.evaluations),
-        "full_trainings": len(_full(other)),
+        "full_trainings": len(full_trainings(other)),
         "stopped": sum(e.stopped for e in other.evaluations),
         "wall_s": other.wall_s,
+        "risk": risk(table, other),
+        "first_rung": screening(table, other),
         "kept_weights": kept_weights(table, other),
         "rungs": [
             {
@@ -194,7 +208,7 @@ def kept_weights(table: Table, outcome: Outcome) -> dict[str, Any] | None:
 
     Mean difference with its 95 % t-interval; the fresh trainings took ``fresh_epochs``, these ``own_epochs``.
     """
-    promoted = [e for e in _full(outcome) if isinstance(e.trial.proposal.weights_from, int)]
+    promoted = [e for e in full_trainings(outcome) if isinstance(e.trial.proposal.weights_from, int)]
     gains = [
         outcome.tests[e.trial.number] - table.fulls[e.trial.proposal.architecture.choices].test
         for e in promoted
@@ -209,15 +223,6 @@ def kept_weights(table: Table, outcome: Outcome) -> dict[str, Any] | None:
         "own_epochs": statistics.fmean(e.trial.proposal.fidelity.epochs for e in promoted),
         "fresh_epochs": FULL.epochs,
     }
-
-
-def _full(outcome: Outcome) -> list[Evaluation]:
-    reached = levels(e.trial for e in outcome.evaluations)
-    return [
-        e
-        for e in outcome.evaluations
-        if e.state == "complete" and not e.stopped and is_full(reached[e.trial.number], FULL)
-    ]
 
 
 def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -236,44 +241,6 @@ def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return means
 
 
-def calibration(table: Table) -> dict[str, Any]:
-    """Share of 90 % intervals that cover the end of a curve, each predicted from all others."""
-    curves = [full.curve for full in table.fulls.values()]
-    found = {}
-    for epoch in (4, 6, 8, 12, 16, 20):
-        covered, errors = [], []
-        for i, curve in enumerate(curves):
-            predictor = CurvePredictor([other for j, other in enumerate(curves) if j != i])
-            mixture = predictor.predict(curve[:epoch])
-            if mixture is not None:
-                interval = mixture.interval(0.9)
-                covered.append(interval.low <= curve[-1] <= interval.high)
-                errors.append(abs(interval.value - curve[-1]))
-        if covered:
-            found[f"epoch_{epoch}"] = {
-                "coverage_90": statistics.fmean(covered),
-                "mean_error": statistics.fmean(errors),
-            }
-    return found
-
-
-def levelled(table: Table) -> list[dict[str, Any]]:
-    """Validation accuracy after all epochs and after twice as many, where both were trained."""
-    longer = cache.fulls(2 * cache.EPOCHS)
-    return [
-        {"choices": choices, "at": full.curve[-1], "at_twice": longer[choices, 0].curve[-1]}
-        for choices, full in table.fulls.items()
-        if (choices, 0) in longer
-    ]
-
-
-def early_epochs(table: Table) -> dict[str, Any]:
-    """Kendall's tau between an epoch of the full trainings and their end."""
-    curves = [full.curve for full in table.fulls.values()]
-    taus = {e: kendall([c[e - 1] for c in curves], [c[-1] for c in curves]) for e in (3, 8, 16)}
-    return {f"epoch_{e}": None if tau is None else asdict(tau) for e, tau in taus.items()}
-
-
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(
@@ -284,15 +251,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=("combined", *SINGLE))
     arguments = parser.parse_args()
-    figures = measure(arguments.seeds, arguments.workers, arguments.only)
-    text = json.dumps(figures, indent=2)
+    began_s = time.monotonic()
+    for figures in measure(arguments.seeds, arguments.workers, arguments.only):
+        text = json.dumps(figures | {"wall_s": time.monotonic() - began_s}, indent=2)
+        if arguments.json:  # after every search, so that none is lost to an interruption
+            arguments.json.write_text(text + "\n")
     print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
 
 
-def measure(seeds: Sequence[int], workers: int, only: str | None) -> dict[str, Any]:
-    """Everything, or one of the searches; the single ones with the first seed."""
+def measure(seeds: Sequence[int], workers: int, only: str | None) -> Iterator[dict[str, Any]]:
+    """Everything, or one of the searches (single ones with the first seed); more after each search."""
     table = Table()
     first = seeds[0]
     figures: dict[str, Any] = {
@@ -302,13 +270,24 @@ def measure(seeds: Sequence[int], workers: int, only: str | None) -> dict[str, A
         "calibration": calibration(table),
         "each": {},
     }
+    yield figures
     with TrainingPool(workers, coming=(cache.TASK, {})) as pool:
         for name, search in SINGLE.items():
             if only in (None, name):
-                figures["each"][name] = compared(table, plain(table, first), search(table, first, pool))
-        if only in (None, "combined"):
-            rows = [compared(table, plain(table, seed), combined(table, seed, pool)) for seed in seeds]
-            figures["combined"] = mean_of(rows) | {"seeds": dict(zip(map(str, seeds), rows, strict=True))}
+                figures["each"][name] = _said(name, first, table, search(table, first, pool))
+                yield figures
+        rows: dict[str, dict[str, Any]] = {}
+        for seed in seeds if only in (None, "combined") else ():
+            rows[str(seed)] = _said("combined", seed, table, combined(table, seed, pool))
+            figures["combined"] = mean_of(list(rows.values())) | {"seeds": dict(rows)}
+            yield figures
+
+
+def _said(name: str, seed: int, table: Table, outcome: Outcome) -> dict[str, Any]:
+    """The figures of a search, their main ones told at once."""
+    figures = compared(table, plain(table, seed), outcome)
+    told = {key: figures[key] for key in ("training_seconds_ratio", "hypervolume_ratio", "wall_s")}
+    print(f"{name}, seed {seed}: {told}", file=sys.stderr, flush=True)
     return figures
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks import speedups_cache as cache
+from results.errors import TrainingError
 from results.fidelity import is_full, levels
 from results.pareto import hypervolume
 from results.records import Architecture, Evaluation, Fidelity, Limit, Metric, Problem, Proposal, Score, Trial
@@ -64,12 +65,14 @@ class Outcome:
     Attributes:
         evaluations: Trials in the order of the tells.
         tests: Test accuracies of full trainings by number of the trial.
+        chances: Estimated chances of those that were ended early, by number, to reach the front.
         before_s: CPU seconds before the first trial: a supernet's.
         wall_s: How long it took.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     tests: dict[int, float] = field(default_factory=dict)
+    chances: dict[int, float] = field(default_factory=dict)
     before_s: float = 0.0
     wall_s: float = 0.0
 
@@ -108,10 +111,10 @@ class Table:
         chosen: list[tuple[float, float, float]] = []
         found = []
         for evaluation in outcome.evaluations:
-            if evaluation.state != "complete":
+            if evaluation.state not in ("complete", "failed"):
                 continue
             number, choices = evaluation.trial.number, evaluation.trial.proposal.architecture.choices
-            if is_full(reached[number], FULL) and not evaluation.stopped:
+            if number in outcome.tests and is_full(reached[number], FULL):
                 error = 1 - evaluation.accuracy["fp32"].value
                 chosen.append((error, self.latency_s[choices], outcome.tests[number]))
             spent_s += evaluation.training_s
@@ -143,8 +146,22 @@ class Table:
 
 
 def own_epochs(evaluation: Evaluation) -> int:
-    """Epochs that a trial was trained itself; 0 where only shared weights were scored."""
-    return min(len(evaluation.learning_curve), evaluation.trial.proposal.fidelity.epochs)
+    """Epochs that a trial was trained itself; 0 where only shared weights were scored.
+
+    All that it was to have where it diverged: the most that it can have cost.
+    """
+    asked = evaluation.trial.proposal.fidelity.epochs
+    return asked if evaluation.state == "failed" else min(len(evaluation.learning_curve), asked)
+
+
+def full_trainings(outcome: Outcome) -> list[Evaluation]:
+    """Trials that came to the end of a full training."""
+    reached = levels(e.trial for e in outcome.evaluations)
+    return [
+        e
+        for e in outcome.evaluations
+        if e.state == "complete" and not e.stopped and is_full(reached[e.trial.number], FULL)
+    ]
 
 
 def nondominated(points: np.ndarray[Any, Any]) -> list[int]:
@@ -202,24 +219,32 @@ class Search:
         return Evaluation(trial, state, measured, network={"macs": float(macs)})
 
     def _tell(self, known: Evaluation, training: Future[TrainingResult] | None) -> None:
-        evaluation = known
-        if training is not None:
-            result = training.result()
-            training_s, test = self.trainer.ended(known.trial, result)
-            evaluation = Evaluation(
-                known.trial,
-                "complete",
-                known.measurements,
-                {"fp32": result.score},
-                known.network,
-                result.curve,
-                training_s=training_s,
-                stopped=result.stopped,
-            )
-            if test is not None:
-                self.outcome.tests[evaluation.trial.number] = test
+        evaluation = known if training is None else self._trained(known, training)
         self.outcome.evaluations.append(evaluation)
         self.strategy.tell(evaluation)
+
+    def _trained(self, known: Evaluation, training: Future[TrainingResult]) -> Evaluation:
+        """What came of a training; one that diverged has failed, and its epochs count as if all were done."""
+        number, choices = known.trial.number, known.trial.proposal.architecture.choices
+        try:
+            result = training.result()
+        except TrainingError as error:
+            whole_s = known.trial.proposal.fidelity.epochs * self.table.epoch_s(choices)
+            return replace(known, state="failed", training_s=whole_s, error=str(error))
+        training_s, test = self.trainer.ended(known.trial, result)
+        if test is not None:
+            self.outcome.tests[number] = test
+        if result.stopped and isinstance(self.strategy, StopsEarly):
+            forecast = self.strategy.forecast(known, result.curve)
+            if forecast is not None:
+                self.outcome.chances[number] = forecast.probability
+        return replace(
+            known,
+            accuracy={"fp32": result.score},
+            learning_curve=result.curve,
+            training_s=training_s,
+            stopped=result.stopped,
+        )
 
 
 # --------------------------------------------------------------------------- how a trial is trained

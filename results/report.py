@@ -71,7 +71,8 @@ def report(
     sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
-    sections += [*deployments(known), *relaxation(known, pretrained), *speedups(known), *sharing]
+    sections += [*deployments(known), *relaxation(known, pretrained)]
+    sections += [*speedups(known, pretrained), *sharing]
     return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
 
 

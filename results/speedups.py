@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from results.evaluations import History, TrialRecords, full_fidelity
 from results.fidelity import Agreement, agreements, describe_fidelity, is_full, levels
@@ -64,14 +65,31 @@ class _Trained:
         return self.known.training_s / max(1, len(self.known.learning_curve))
 
 
-def savings(known: History) -> list[Saving]:
-    """What each speed-up that left a trace saved; empty for a plain search."""
+def savings(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> list[Saving]:
+    """What each speed-up that left a trace saved; empty for a plain search.
+
+    Args:
+        known: The run.
+        pretrained: Records of the stage ``pretrain``; a supernet among them took seconds and saved none of
+            its own: what is not trained for its scores is a saving of the rung that they are.
+    """
     full = full_fidelity(known)
     if full is None:
         return []
     trained = _trained(known, full)
-    found = [_ended(known), _not_promoted(known, trained, full), _inherited(trained, full)]
+    shared = sum(t.trial.proposal.weights_from == "supernet" for t in known.trials)
+    found = [
+        _ended(known),
+        _not_promoted(known, trained, full),
+        _inherited(trained, full),
+        Saving("supernet", shared, -_supernet_s(pretrained), None),
+    ]
     return [saving for saving in found if saving.trainings]
+
+
+def _supernet_s(pretrained: Sequence[Mapping[str, Any]]) -> float:
+    """CPU seconds of the shared weights; other strategies' records have no losses."""
+    return sum(float(body["training_s"]) for body in pretrained if "losses" in body)
 
 
 def _trained(known: History, full: Fidelity) -> list[_Trained]:
@@ -164,17 +182,17 @@ def _lost(
 # --------------------------------------------------------------------------- the report
 
 
-def speedups(known: History) -> list[str]:
-    """The section of the report; empty for a plain search."""
-    found = savings(known)
+def speedups(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """The section of the report; empty for a plain search.  Arguments as of :func:`savings`."""
+    found = savings(known, pretrained)
     if not found:
         return []
     rows = [(s.name.replace("_", " "), s.trainings, f"{s.saved_s:.0f} s", _risk(s)) for s in found]
-    spent_s = sum(t.training_s for t in known.trials)
+    spent_s = sum(t.training_s for t in known.trials) + _supernet_s(pretrained)
     parts = [
         "## Speed-ups",
-        f"All trainings, parents' and lower rungs' among them, took {spent_s:.0f} s of CPU time; without the "
-        f"speed-ups about {spent_s + sum(s.saved_s for s in found):.0f} s (estimated).",
+        f"All trainings, parents', lower rungs' and a supernet's among them, took {spent_s:.0f} s of CPU "
+        f"time; without the speed-ups about {spent_s + sum(s.saved_s for s in found):.0f} s (estimated).",
         table(("speed-up", "trainings", "saved, estimated", "better candidates lost, estimated"), rows),
     ]
     stopped = [t for t in known.trials if t.stopped]
