@@ -26,14 +26,6 @@ from search.surrogate import Ensemble, GaussianProcess, Prediction, SuccessModel
 
 Floats = NDArray[np.float64]
 
-LUCK = 0.1
-"""Weight of what the noise of a training alone may gain, beside what the network itself may.
-
-Another training of a network whose accuracy is known may come out better, but says nothing of any other
-(Huang et al. 2006 discount the improvement of noisy observations for that).  Little by little it is worth
-it in the end, when the front is hard to improve.
-"""
-
 BEYOND = 0.25
 """How far beyond the worst loss that counts targets are told apart, in the logarithm of the loss.
 
@@ -129,6 +121,7 @@ class Belief:
         pending: Trials asked but not yet told.
         seed: For the models.
         memory: Inputs that were worked out before.
+        boldness: Factor of the surrogate's standard deviation beyond what its errors call for.
     """
 
     def __init__(
@@ -138,8 +131,10 @@ class Belief:
         *,
         seed: int,
         memory: InputMemory | None = None,
+        boldness: float = 1.0,
     ) -> None:
         self._history, self._pending, self._seed = history, pending, seed
+        self._boldness = boldness
         self._problem = history.problem
         self._memory = memory or InputMemory(history.space)
         self._told = self.inputs([o.architecture for o in history.outcomes])
@@ -182,10 +177,10 @@ class Belief:
 
     @cached_property
     def calibration(self) -> float:
-        """Factor of the surrogate's standard deviation that fits its latest predictions."""
+        """Factor of the surrogate's standard deviation that fits its latest predictions, made bolder."""
         model, judged = self.accuracy, []
         if model is None:
-            return 1.0
+            return self._boldness
         for outcome in self._history.outcomes:
             predicted = outcome.note.get(PREDICTED)
             figure = outcome.figures.get(self._problem.objectives[0])
@@ -196,7 +191,7 @@ class Belief:
             ):
                 error = model.target(figure) - predicted["mean"]
                 judged.append((error, predicted["deviation"], predicted.get("noise", 0.0)))
-        return likeliest_factor(*np.array(judged).reshape(-1, 3).T)
+        return self._boldness * likeliest_factor(*np.array(judged).reshape(-1, 3).T)
 
     @cached_property
     def front(self) -> Front | None:
@@ -261,7 +256,7 @@ class Belief:
 def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Sequence[Scale]) -> Floats:
     """Expected hypervolume improvement, over three points of every cost that is not known, ``(n,)``.
 
-    That of the network itself, and a :data:`LUCK` of what the noise of its training adds.
+    Of what one training gives: its noise is part of the network that it leaves, and so of the front.
     """
     if forecast.loss is None:
         raise ValueError("an improvement is expected only where the loss is predicted")
@@ -276,11 +271,9 @@ def improvement(forecast: Forecast, front: Front, accuracy: Scale, scales: Seque
             modelled = modelled + np.array([z for z, _ in nodes]) * forecast.spread[rows, j, None]
             # A network dearer than all of the front widens what counts: it keeps the margin.
             costs[:, j] = np.minimum(scale.unmodelled(modelled), front.costs[:, j].max())
-        trained = forecast.loss.take(rows)
-        for share, loss in ((1.0 - LUCK, trained.without_noise()), (LUCK, trained)):
-            total[rows] += share * expected_hypervolume_improvement(
-                loss, costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
-            )
+        total[rows] = expected_hypervolume_improvement(
+            forecast.loss.take(rows), costs, front, lognormal=accuracy.log, weights=[w for _, w in nodes]
+        )
     return total
 
 

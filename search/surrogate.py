@@ -31,9 +31,6 @@ Floats = NDArray[np.float64]
 SUBSET = 150
 """Trials on which hyperparameters are fitted; the cost of a fit grows with their cube."""
 
-SMALLEST = 1e-5
-"""Least standard deviation of a function."""
-
 TREES = 40
 SUCCESS_TREES = 60
 """Trees of an ensemble, and of the model of what runs."""
@@ -56,10 +53,6 @@ class Prediction:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Prediction:
         """Some of them."""
         return Prediction(self.mean[rows], self.deviation[rows], self.noise)
-
-    def without_noise(self) -> Prediction:
-        """Of the function itself."""
-        return Prediction(self.mean, np.sqrt(np.maximum(self.deviation**2 - self.noise**2, SMALLEST**2)))
 
     def rescaled(self, factor: float) -> Prediction:
         """With another deviation of the function; noise stays what it is."""

@@ -16,6 +16,7 @@ from results.errors import ConfigError
 from results.evaluations import evaluations
 from results.records import Architecture, Evaluation, Fidelity, Metric, Problem, Proposal, Score, State, Trial
 from results.store import Store
+from search.calibration import FACTORS
 from search.candidates import Neighbourhood
 from search.frontier import frontier
 from search.history import History
@@ -70,6 +71,23 @@ def test_what_is_trained_was_measured_first_and_no_more_is_measured_than_allowed
         measured.add(proposal.architecture)
         trained += evaluation.state == "complete"
         assert len(measured) <= max(3 * (trained + 1), 8), "the start has two per training at most"
+
+
+def test_every_fourth_training_is_chosen_by_a_surrogate_half_as_sure(table: Table) -> None:
+    strategy = bayesian.Strategy(
+        table.space, table.problem(), fidelity=FIDELITY, seed=2, start=4, shortlist=2
+    )
+    trained, factors = 0, {True: set[float](), False: set[float]()}
+    for proposal, evaluation in played(strategy, table, 13):
+        note = proposal.note.get(SHORTLIST)
+        if note is not None:
+            factors[trained % bayesian.BOLD_EVERY == bayesian.BOLD_EVERY - 1].add(note["calibration"])
+        trained += evaluation.state == "complete"
+    least, most = FACTORS.min(), FACTORS.max()
+    assert factors[False]
+    assert all(least <= factor <= most for factor in factors[False])
+    assert factors[True]
+    assert all(least <= f / bayesian.BOLDNESS <= most for f in factors[True])
 
 
 def test_the_best_of_a_shortlist_dominates_its_worse_twins(table: Table) -> None:

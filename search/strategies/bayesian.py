@@ -12,6 +12,9 @@ are known, and only their accuracy is uncertain.  What was measured stays a cand
 A proposal's note carries what was predicted, so that the spread of the surrogate can be held against what
 came out: its standard deviation is rescaled by the error of its own recent predictions, the noise of a
 training apart (:mod:`search.calibration`).
+
+Some trainings are chosen as if the surrogate were half as sure (:data:`BOLD_EVERY`), in a fixed cycle where
+Berk et al. 2020 ("Randomised Gaussian process upper confidence bound") draw how far to explore.
 """
 
 from __future__ import annotations
@@ -42,6 +45,14 @@ BEST = 8
 
 BACKLOG = 2000
 """Candidates measured but not trained, the latest, among which the next is looked for, too."""
+
+BOLD_EVERY = 4
+BOLDNESS = 2.0
+"""How often a training is chosen by a surrogate that is less sure than its errors say, and how much less.
+
+Its errors are those of networks that it liked.  Of a kind that did badly in the start, for some other reason,
+it is sure without ever trying it again, and a search could miss the best kind of all.
+"""
 
 PARENTS = 12
 """Trials around which candidates are looked for, at least: the front, then what is next to it."""
@@ -117,7 +128,14 @@ class Strategy(strategy.Strategy):
     def _afresh(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The first of a new shortlist, or the best candidate where nothing can or need be measured."""
         with threadpoolctl.threadpool_limits(1):  # matrices are small: more threads only wait for each other
-            belief = Belief(self.history, pending, seed=self.seed, memory=self._memory)
+            bold = self._begun(pending) % BOLD_EVERY == BOLD_EVERY - 1
+            belief = Belief(
+                self.history,
+                pending,
+                seed=self.seed,
+                memory=self._memory,
+                boldness=BOLDNESS if bold else 1.0,
+            )
             ranked = self._ranked(belief, self.history.taken(pending), self.randomness(number))
             if not ranked:
                 return None
@@ -155,6 +173,11 @@ class Strategy(strategy.Strategy):
         chosen = [i for i in order[: max(front, PARENTS)] if ranked[i].tier == best.tier]
         return [outcomes[i].architecture for i in chosen]
 
+    def _begun(self, pending: Sequence[Trial]) -> int:
+        """Trainings that are done or under way."""
+        trained = sum(o.state == "complete" for o in self.history.outcomes)
+        return trained + sum(not trial.proposal.screen_only for trial in pending)
+
     # ------------------------------------------------------------------ shortlist
 
     def _measurable(self, pending: Sequence[Trial]) -> int:
@@ -162,10 +185,8 @@ class Strategy(strategy.Strategy):
         metrics = self.history.metrics[1:]
         if not metrics and all(o.state != "failed" for o in self.history.outcomes):
             return 0
-        trained = sum(o.state == "complete" for o in self.history.outcomes)
-        trained += sum(not trial.proposal.screen_only for trial in pending)
         measured = len(self.history.tried(pending))
-        return max(0, min(2 * self.shortlist, self.shortlist * trained - measured))
+        return max(0, min(2 * self.shortlist, self.shortlist * self._begun(pending) - measured))
 
     def _members(self, ranked: Sequence[Architecture], measurable: int) -> list[Architecture]:
         """The best candidates of those that are measured already, and of those that are not.
