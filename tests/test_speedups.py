@@ -99,6 +99,7 @@ def test_what_a_study_may_name() -> None:
         (["supernet", "inheritance"], "name one of"),
         ([{"name": "lower_fidelity", "rungs": [{"epochs": 13}]}], "must rise"),
         ([{"name": "lower_fidelity", "rungs": [{"epochs": 2, "subset": 1.5}]}], "subset"),
+        ([{"name": "lower_fidelity", "rungs": [{"epochs": 2, "width": 2.0}]}], "width"),
         ([{"name": "lower_fidelity", "reduction": 1}], "reduction"),
         ([{"name": "lower_fidelity", "least_epochs": 9}], "leaves no rung below the 12 epochs"),
         ([{"name": "lower_fidelity", "brackets": 4}], "brackets"),
