@@ -1,19 +1,19 @@
-"""The picture of a report of ``benchmarks.search_quality``: regret over trainings, one panel per table.
+"""The picture of reports of ``benchmarks.search_quality``: regret over trainings, one panel per table.
 
 ::
 
     python -m benchmarks.search_quality --budget 10,20,30,40,50,75,100,125,150,175,200 --json quality.json
-    python -m benchmarks.search_curves quality.json docs/strategies.png
+    python -m benchmarks.search_curves quality.json [another.json ...] docs/strategies.png
 
 Above the hypervolume regret, below the points of accuracy lost under a limit; bands are standard errors over
-the seeds.
+the seeds.  Of a strategy that stands in several reports the first counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,23 @@ SMALLEST = {"hypervolume_regret": 2e-3, "constrained_regret": 1e-2}
 """Lower ends of the (logarithmic) axes; a regret of 0 is drawn there."""
 
 
+def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Mapping[str, float]]]]:
+    """Cells of several reports by measure, table and strategy; a strategy's name with its number of seeds."""
+    cells: dict[str, dict[str, dict[str, Mapping[str, float]]]] = {measure: {} for measure in MEASURES}
+    found: set[str] = set()
+    for report in reports:
+        new = {s for cell in report["hypervolume_regret"].values() for s in cell} - found
+        found |= new
+        for measure in MEASURES:
+            for table, strategies in report[measure].items():
+                for name in [name for name in strategies if name in new]:
+                    label = f"{name} ({len(report['seeds'])} seeds)"
+                    cells[measure].setdefault(table, {})[label] = strategies[name]
+    return cells
+
+
 def picture(report: Mapping[str, Any], path: Path) -> None:
-    """Draws all tables and strategies of a report."""
+    """Draws all tables and strategies of joined reports."""
     tables = list(report["hypervolume_regret"])
     figure = Figure(figsize=(3.2 * len(tables), 6.0), layout="constrained")
     axes = figure.subplots(len(MEASURES), len(tables), squeeze=False, sharex=True, sharey="row")
@@ -53,7 +68,7 @@ def _curve(axis: Axes, strategy: str, cell: Mapping[str, float], smallest: float
     looks = sorted(int(key) for key in cell if key.isdecimal())
     means = [max(cell[str(look)], smallest) for look in looks]
     errors = [cell.get(f"{look}_se", 0.0) for look in looks]
-    width = 2.4 if strategy == "bayesian" else 1.3
+    width = 2.4 if strategy.startswith("bayesian (") else 1.3
     axis.plot(looks, means, color=colour, linewidth=width, label=strategy)
     low = [max(mean - error, smallest) for mean, error in zip(means, errors, strict=True)]
     high = [mean + error for mean, error in zip(means, errors, strict=True)]
@@ -63,10 +78,10 @@ def _curve(axis: Axes, strategy: str, cell: Mapping[str, float], smallest: float
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="search_curves", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("report", type=Path)
+    parser.add_argument("reports", type=Path, nargs="+")
     parser.add_argument("picture", type=Path)
     arguments = parser.parse_args()
-    picture(json.loads(arguments.report.read_text()), arguments.picture)
+    picture(joined([json.loads(file.read_text()) for file in arguments.reports]), arguments.picture)
 
 
 if __name__ == "__main__":
