@@ -35,6 +35,7 @@ from search.differentiable_mixture import (
     drawn,
     first_order,
     mixed,
+    noisy,
 )
 from search.differentiable_selection import select_by_perturbation
 from search.differentiable_supernet import MixedNetwork, Mixture
@@ -49,6 +50,11 @@ SELECTIONS = ("argmax", "perturbation")
 LARGEST_GRADIENT = 5.0
 """Norm to which gradients of the network's weights are cut (DARTS, appendix A.1.1)."""
 
+LEAD = 1.2
+"""Times an equal share that a skip connection must have to count.  Deviation from DARTS+, which counts all
+that are favoured: while architecture weights hardly differ, three of six edges favour one of four operations
+by chance in 17 of 100 epochs."""
+
 _SHUFFLE, _AUGMENT, _GUMBEL, _DEAL = 11, 12, 13, 14
 """Streams of randomness of a search, each apart from those of trainings."""
 
@@ -60,19 +66,23 @@ class SearchPlan:
     Attributes:
         method: ``gdas``, ``darts`` (first order) or ``darts_second_order``.
         epochs: Passes over the half that teaches the weights.
-        warmup: Of these the first, in which the architecture weights stay as they are.
+        warmup: Of these the first, in which the architecture weights stay as they are; None for half of
+            them.  Before the network has learnt anything, gradients by architecture weights are noise, and
+            what is cheap or has no weights wins.
         batch_size: Images of a step, of each half.
         architecture_rate: Learning rate of the architecture weights (Adam).  Larger than the papers' 3e-4,
             which is for tens of thousands of steps: small tasks have hundreds.
-        latency_weight: Of the measured latency in the loss; 0 for none.
+        latency_weight: Of the measured latency in the loss; 0 for none.  GDAS wants a smaller one: its
+            gradient says what more of the operation drawn would do, not what another one would.
         latency_form: See :class:`search.differentiable_mixture.LatencyTerm`.
-        skips: Skip connections in the favoured cell at which the search stops; 0 for never.
+        skips: Skip connections in the favoured cell at which the search stops; 0 for never.  Those favoured
+            by chance do not count, see :data:`LEAD`.
         selection: ``argmax`` of the architecture weights, or ``perturbation`` (of DARTS only).
     """
 
     method: Method = "gdas"
-    epochs: int = 20
-    warmup: int = 1
+    epochs: int = 60
+    warmup: int | None = None
     batch_size: int = 64
     architecture_rate: float = 0.03
     latency_weight: float = 0.0
@@ -86,10 +96,10 @@ class SearchPlan:
                 raise ConfigError(
                     f"differentiable: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if not 0 <= self.warmup < self.epochs or self.batch_size < 2 or self.skips < 0:
+        if not 0 <= self.warm < self.epochs or self.batch_size < 2 or self.skips < 0:
             raise ConfigError(
                 "differentiable needs 0 <= warmup < epochs, batch_size >= 2 and skips >= 0, got "
-                f"{self.warmup}, {self.epochs}, {self.batch_size} and {self.skips}"
+                f"{self.warm}, {self.epochs}, {self.batch_size} and {self.skips}"
             )
         if not 0 < self.architecture_rate < math.inf or not 0 <= self.latency_weight < math.inf:
             raise ConfigError(
@@ -99,6 +109,11 @@ class SearchPlan:
         if self.selection == "perturbation" and self.method == "gdas":
             raise ConfigError("selection = 'perturbation' takes operations out of a mixture: gdas has none")
 
+    @property
+    def warm(self) -> int:
+        """Epochs of warm-up."""
+        return self.epochs // 2 if self.warmup is None else self.warmup
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -107,7 +122,7 @@ class Epoch:
     Attributes:
         weight_loss: Mean loss of the half that teaches the weights.
         architecture_loss: Mean loss of the other half, the latency term included; None in warm-up.
-        skips: Skip connections in the favoured cell.
+        skips: Skip connections in the favoured cell, those with a :data:`LEAD`.
         alpha: Architecture weights, shape ``(edges, operations)``.
         expected_s: Expected time on each target, by the sum of blocks [s]; measured nowhere.
     """
@@ -125,7 +140,7 @@ class Found:
 
     Attributes:
         alpha: Architecture weights, shape ``(edges, operations)``.
-        probabilities: softmax(alpha), of DARTS without ``none``; of the same shape.
+        probabilities: softmax(alpha), in which ``none`` takes no part; of the same shape.
         choices: Operation of each edge that the method selects.
         curve: What each epoch ended with.
         stopped: Why it stopped early; empty if it did not.
@@ -171,7 +186,7 @@ def search_cells(
         choices = select_by_perturbation(search) if plan.selection == "perturbation" else search.favoured()
     return Found(
         alpha=rows_of(search.alpha),
-        probabilities=rows_of(search.eligible().softmax(-1)),
+        probabilities=rows_of(search.shares()),
         choices=choices,
         curve=tuple(search.curve),
         stopped=search.stopped,
@@ -246,7 +261,10 @@ class Search:
         self._task, self._latency = task, latency
         self._noise = np.random.default_rng((seed, _GUMBEL))
         start = np.random.default_rng((seed, _DEAL)).standard_normal((6, len(self.operations)))
-        self.alpha = torch.from_numpy(1e-3 * start).float().requires_grad_()
+        self.alpha = torch.zeros(start.shape, requires_grad=True)
+        self._equal = self.shares().detach()
+        with torch.no_grad():
+            self.alpha.copy_(torch.from_numpy(1e-3 * start))
         self._optimiser = _optimiser(self.network.learned(), plan.method)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimiser, plan.epochs)
         self._adam = torch.optim.Adam(
@@ -260,7 +278,7 @@ class Search:
             before = self.alpha.detach().clone()
             self.curve.append(self._epoch(epoch))
             on_epoch(epoch + 1, self.curve[-1])
-            if 0 < self.plan.skips <= self.curve[-1].skips and epoch >= self.plan.warmup:
+            if 0 < self.plan.skips <= self.curve[-1].skips and epoch >= self.plan.warm:
                 self.stopped = (
                     f"{self.curve[-1].skips} skip connections in the favoured cell after epoch {epoch + 1}"
                 )
@@ -269,15 +287,21 @@ class Search:
                 return
 
     def eligible(self) -> Tensor:
-        """alpha without operations that may not be selected, shape ``(edges, operations)``.
+        """alpha with -inf for ``none``, shape ``(edges, operations)``.
 
-        ``none`` is not selected by DARTS: its weight only scales what the others make, which a batch norm
-        undoes (section 2.4 there).  What GDAS draws is a real cell, with ``none`` as good as any.
+        What ``none`` is worth cannot be learnt: its share only scales what the others make, which a batch
+        norm undoes (DARTS, section 2.4), and drawn by GDAS it makes nothing, so the gradient by its share is
+        0, whether the network suffers without that edge or not.  A term for latency, to which it is the
+        best of all, then ends at empty cells.
         """
-        alpha = self.alpha.detach().clone()
-        if self.plan.method != "gdas" and "none" in self.operations and len(self.operations) > 1:
-            alpha[:, self.operations.index("none")] = -torch.inf
-        return alpha
+        if "none" not in self.operations or len(self.operations) == 1:
+            return self.alpha
+        barred = torch.tensor([name == "none" for name in self.operations])
+        return self.alpha.masked_fill(barred, -torch.inf)
+
+    def shares(self) -> Tensor:
+        """Probabilities of the operations, shape ``(edges, operations)``."""
+        return self.eligible().softmax(-1)
 
     def favoured(self) -> tuple[int, ...]:
         """Operation with the greatest weight of each edge."""
@@ -301,36 +325,54 @@ class Search:
         return self._finite(float(loss.detach()))
 
     def _epoch(self, epoch: int) -> Epoch:
-        share = epoch / max(1, self.plan.epochs - 1)
-        temperature = TEMPERATURE[0] + share * (TEMPERATURE[1] - TEMPERATURE[0])
+        temperature = self._temperature(epoch)
         weight_losses, architecture_losses = [], []
         for for_weights, for_alpha in self.halves.batches(epoch, self.plan.batch_size):
-            if epoch >= self.plan.warmup:
+            if epoch >= self.plan.warm:
                 architecture_losses.append(self._change_alpha(for_weights, for_alpha, temperature))
-            weight_losses.append(
-                self.train_weights(for_weights, self._mixture(self.alpha.detach(), temperature))
-            )
+            with torch.no_grad():
+                mixture = self._mixture(self._relaxed(temperature))
+            weight_losses.append(self.train_weights(for_weights, mixture))
         self._schedule.step()
-        skip = self.operations.index("skip_connect") if "skip_connect" in self.operations else -1
+        shares = self.shares().detach()
         return Epoch(
             weight_loss=float(np.mean(weight_losses)),
             architecture_loss=float(np.mean(architecture_losses)) if architecture_losses else None,
-            skips=self.favoured().count(skip),
+            skips=self._skips(shares),
             alpha=rows_of(self.alpha),
-            expected_s=tuple(self._latency.expected_s(self.alpha.detach()).tolist()) if self._latency else (),
+            expected_s=tuple(self._latency.expected_s(shares).tolist()) if self._latency else (),
         )
 
-    def _mixture(self, alpha: Tensor, temperature: float) -> Mixture:
-        return drawn(alpha, temperature, self._noise) if self.plan.method == "gdas" else mixed(alpha)
+    def _skips(self, shares: Tensor) -> int:
+        if "skip_connect" not in self.operations:
+            return 0
+        skip = self.operations.index("skip_connect")
+        favoured = shares.argmax(-1) == skip
+        return int((favoured & (shares[:, skip] > LEAD * self._equal[:, skip])).sum())
+
+    def _temperature(self, epoch: int) -> float:
+        first, last = self.plan.warm, self.plan.epochs - 1
+        share = max(0, epoch - first) / max(1, last - first)
+        return TEMPERATURE[0] + share * (TEMPERATURE[1] - TEMPERATURE[0])
+
+    def _relaxed(self, temperature: float) -> Tensor:
+        """Shares of a step: softmax(alpha), of GDAS with noise and temperature."""
+        if self.plan.method == "gdas":
+            return noisy(self.eligible(), temperature, self._noise)
+        return self.shares()
+
+    def _mixture(self, shares: Tensor) -> Mixture:
+        return drawn(shares) if self.plan.method == "gdas" else mixed(shares)
 
     def _change_alpha(self, for_weights: Batch, for_alpha: Batch, temperature: float) -> float:
         def held_back() -> Tensor:
-            loss = self.loss(for_alpha, self._mixture(self.alpha, temperature))
-            return loss if self._latency is None else loss + self._latency(self.alpha)
+            shares = self._relaxed(temperature)
+            loss = self.loss(for_alpha, self._mixture(shares))
+            return loss if self._latency is None else loss + self._latency(shares, self._equal)
 
         if self.plan.method == "darts_second_order":
             gradient, loss = self._unrolled(
-                lambda: self.loss(for_weights, mixed(self.alpha)), held_back, self.alpha
+                lambda: self.loss(for_weights, mixed(self.shares())), held_back, self.alpha
             )
         else:
             gradient, loss = first_order(held_back, self.alpha)

@@ -1,6 +1,7 @@
 """Architecture weights: the mixtures that follow from them, what they cost, and how they are changed.
 
-alpha has one row per edge and one column per operation.
+alpha has one row per edge and one column per operation; what a mixture and its time follow from are the
+shares of the operations, of the same shape.
 
 * ``darts``: every operation, weighted by softmax(alpha) (Liu, Simonyan, Yang 2019 (ICLR), "DARTS:
   Differentiable architecture search", eq. 2); alpha by gradients of first order (xi = 0 in eq. 6), or of
@@ -8,6 +9,8 @@ alpha has one row per edge and one column per operation.
 * ``gdas``: one operation per edge, drawn by the Gumbel-max trick; its gradient is that of the softmax with
   temperature tau (Dong, Yang 2019 (CVPR), "Searching for a robust neural architecture in four GPU hours",
   eq. 3 to 5).  Only what was drawn is computed, forwards and backwards.
+
+An operation with alpha = -inf takes no part.
 """
 
 from __future__ import annotations
@@ -27,28 +30,32 @@ Method = Literal["gdas", "darts", "darts_second_order"]
 LatencyForm = Literal["log", "linear"]
 
 TEMPERATURE = (10.0, 0.1)
-"""tau of GDAS at the first and at the last epoch, linear between them (section 4.2 there)."""
+"""tau of GDAS at the first and at the last epoch that changes alpha, linear between them (section 4.2
+there, where all epochs do)."""
 
 FINITE_STEP = 0.01
 """epsilon of DARTS's eq. 8 is this over the norm of the gradient (footnote 2 there)."""
 
 
-def mixed(alpha: Tensor, fixed: Sequence[Fixed | None] | None = None) -> Mixture:
-    """All operations of every edge with their probabilities (DARTS); edges that are fixed have their one."""
-    shares = alpha.softmax(-1)
+def noisy(alpha: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
+    """Shares with Gumbel noise, shape ``(edges, operations)`` (GDAS, eq. 3 and 4)."""
+    uniform = np.clip(rng.random(tuple(alpha.shape)), 1e-12, 1.0 - 1e-12)
+    noise = torch.from_numpy(-np.log(-np.log(uniform))).to(alpha.dtype)
+    return ((alpha.log_softmax(-1) + noise) / temperature).softmax(-1)
+
+
+def mixed(shares: Tensor, fixed: Sequence[Fixed | None] | None = None) -> Mixture:
+    """All operations of every edge with their shares (DARTS); edges that are fixed have their one."""
     return [
         kept.terms() if kept is not None else list(enumerate(row))
-        for row, kept in zip(shares, fixed or [None] * len(alpha), strict=True)
+        for row, kept in zip(shares, fixed or [None] * len(shares), strict=True)
     ]
 
 
-def drawn(alpha: Tensor, temperature: float, rng: np.random.Generator) -> Mixture:
-    """One operation per edge (GDAS), with a weight that is 1 and has the gradient of its soft share."""
-    uniform = np.clip(rng.random(tuple(alpha.shape)), 1e-12, 1.0 - 1e-12)
-    noise = torch.from_numpy(-np.log(-np.log(uniform))).to(alpha.dtype)
-    soft = ((alpha.log_softmax(-1) + noise) / temperature).softmax(-1)
-    chosen: list[int] = soft.argmax(-1).tolist()
-    return [[(c, 1.0 - row[c].detach() + row[c])] for c, row in zip(chosen, soft, strict=True)]
+def drawn(shares: Tensor) -> Mixture:
+    """Of every edge the greatest share alone (GDAS), with a weight that is 1 and has the share's gradient."""
+    chosen: list[int] = shares.argmax(-1).tolist()
+    return [[(c, 1.0 - row[c].detach() + row[c])] for c, row in zip(chosen, shares, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +64,11 @@ class LatencyTerm:
 
     ``linear``: weight x E / E0; ``log``: weight x ln(E / E0), whose pull grows as the network gets faster
     (FBNet's eq. 2 multiplies the loss by a power of the logarithm; here it is added).  E is what is fixed
-    plus the sum over edges of softmax(alpha) x the measured time of each operation; E0 is E at uniform alpha,
-    so that the weight has no unit.  Of several targets the slowest counts, each relative to its own E0.
+    plus the sum over edges of share x the measured time of each operation, with the shares that the mixture
+    has, GDAS's noise and temperature among them (FBNet, eq. 5 to 8): the gradients of the loss and of E
+    then have the same factor 1 / tau.  With softmax(alpha) instead, E would count 100 times as much at
+    tau = 10 as at tau = 0.1.  E0 is E with equal shares, so that the weight has no unit.  Of several targets
+    the slowest counts, each relative to its own E0.
 
     Attributes:
         operation_s: Of each target and operation, all cells together [s], shape ``(targets, operations)``.
@@ -72,17 +82,16 @@ class LatencyTerm:
     weight: float
     form: LatencyForm = "log"
 
-    def expected_s(self, alpha: Tensor) -> Tensor:
+    def expected_s(self, shares: Tensor) -> Tensor:
         """E of each target [s], shape ``(targets,)``; a sum of blocks, measured nowhere."""
-        shares = alpha.double().softmax(-1).sum(0)
-        return torch.from_numpy(self.fixed_s) + torch.from_numpy(self.operation_s) @ shares
+        return torch.from_numpy(self.fixed_s) + torch.from_numpy(self.operation_s) @ shares.double().sum(0)
 
-    def __call__(self, alpha: Tensor) -> Tensor:
-        """What is added to the loss, a scalar."""
+    def __call__(self, shares: Tensor, equal: Tensor) -> Tensor:
+        """What is added to the loss, a scalar; ``equal`` are the shares of E0."""
         if not self.weight or not len(self.fixed_s):
-            return alpha.new_zeros(())
-        ratio = (self.expected_s(alpha) / self.expected_s(torch.zeros_like(alpha))).max()
-        return self.weight * (ratio.log() if self.form == "log" else ratio).to(alpha.dtype)
+            return shares.new_zeros(())
+        ratio = (self.expected_s(shares) / self.expected_s(equal)).max()
+        return self.weight * (ratio.log() if self.form == "log" else ratio).to(shares.dtype)
 
 
 Loss = Callable[[], Tensor]

@@ -36,7 +36,7 @@ def select_by_perturbation(search: Search) -> tuple[int, ...]:
         fixed[edge] = Fixed(max(candidates, key=lambda operation: losses[operation]))
         for _ in range(TUNED_EPOCHS):
             for batch, _ in search.halves.batches(epoch, search.plan.batch_size):
-                search.train_weights(batch, mixed(search.alpha.detach(), fixed))
+                search.train_weights(batch, mixed(search.shares().detach(), fixed))
             epoch += 1
     return tuple(kept.operation for kept in fixed if kept is not None)
 
@@ -47,8 +47,7 @@ def _loss_without(search: Search, fixed: list[Fixed | None], edge: int, operatio
 
     Batch norms use the statistics of the batch, since what reaches them changes with the mixture.
     """
-    alpha = search.alpha.detach().clone()
-    mixture = list(mixed(alpha, fixed))
+    mixture = list(mixed(search.shares(), fixed))
     mixture[edge] = [term for term in mixture[edge] if term[0] != operation]
     losses = [
         float(search.loss(batch, mixture))

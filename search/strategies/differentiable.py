@@ -46,7 +46,7 @@ class Strategy(strategy.Strategy):
         prior: Mapping[str, Any] | None = None,
         method: str = SearchPlan.method,
         epochs: int = SearchPlan.epochs,
-        warmup: int = SearchPlan.warmup,
+        warmup: int | None = SearchPlan.warmup,
         batch_size: int = SearchPlan.batch_size,
         architecture_rate: float = SearchPlan.architecture_rate,
         latency_weight: float = SearchPlan.latency_weight,
