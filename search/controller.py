@@ -58,14 +58,24 @@ class Controller(nn.Module):
 
     def log_probabilities(self, choices: Sequence[Choices]) -> Tensor:
         """Log-probability of each row of choices under the current weights [nats], shape ``(rows,)``."""
+        return self.judge(choices)[0]
+
+    def judge(self, choices: Sequence[Choices]) -> tuple[Tensor, Tensor]:
+        """Log-probability of each row of choices, and the entropy of the decisions on its way [nats].
+
+        The entropy of a row is the sum over the decisions that apply, each given those before it; over draws
+        its mean is the entropy of the distribution.  Both have shape ``(rows,)``.
+        """
         walk = _Walk(self, len(choices))
-        total = torch.zeros(len(choices))
+        total, entropy = torch.zeros(len(choices)), torch.zeros(len(choices))
         for index in range(len(self._options)):
-            logits = walk.logits(index)
+            logs = torch.log_softmax(walk.logits(index), dim=1)
             column = [row[index] for row in choices]
-            chosen = torch.log_softmax(logits, dim=1)[torch.arange(len(column)), torch.tensor(column)]
-            total = total + torch.where(walk.take(index, column), chosen, torch.zeros(()))
-        return total
+            chosen = logs[torch.arange(len(column)), torch.tensor(column)]
+            applies = walk.take(index, column)
+            total = total + torch.where(applies, chosen, torch.zeros(()))
+            entropy = entropy - torch.where(applies, (logs.exp() * logs).sum(dim=1), torch.zeros(()))
+        return total, entropy
 
 
 class _Walk:
@@ -93,7 +103,8 @@ class _Walk:
     def take(self, index: int, column: Sequence[int]) -> Tensor:
         """Appends a choice to every row; returns for which of them the decision applies, ``(rows,)``."""
         space = self._net._space
-        applies = [space.applies(index, row) for row in self.rows]
+        conditional = bool(space.decisions[index].only_if)
+        applies = [not conditional or space.applies(index, row) for row in self.rows]
         for row, choice, applying in zip(self.rows, column, applies, strict=True):
             row.append(choice if applying else 0)
         mask = torch.tensor(applies)

@@ -1,74 +1,106 @@
-"""One number per trial for a controller: accuracy times measured costs (Tan et al. 2019, MnasNet, CVPR).
+"""How much a controller learns from a trial: its rank among the trials before it.
 
-Equation 2 there: ``ACC(m) * (LAT(m) / T) ** w`` with ``w = alpha`` where ``LAT <= T`` and ``beta`` elsewhere.
-The soft form has ``alpha = beta = -0.07``, the hard form ``alpha = 0, beta = -1`` (section 3).  Here a factor
-stands for every cost that is an objective or has a limit, as measured on the board.
+Three forms say which of two trained trials is better:
+
+* ``"front"``: the one of the better non-dominated rank, then the one in the less crowded place, as in NSGA-II
+  (:mod:`search.feasibility`).  All of a front is equally good, so a controller is drawn to the whole of it.
+* ``"soft"`` and ``"hard"``: the one of the greater reward of MnasNet (Tan et al. 2019, CVPR, equation 2),
+  ``ACC(m) * (LAT(m) / T) ** w`` with ``w = alpha`` where ``LAT <= T`` and ``beta`` elsewhere; soft has
+  ``alpha = beta = -0.07``, hard ``alpha = 0, beta = -1`` (section 3).  A factor stands for every cost that is
+  an objective.  One trade-off is fixed, so a controller is drawn to one place of the front.
+
+A metric that is a limit and no objective pays nothing in any form once the limit is met: it is a constraint.
+
+Ranks take the place of rewards as in the fitness shaping of natural evolution strategies (Wierstra et al.
+2014, JMLR 15, section 3.1): rewards of good networks differ by thousandths, those of poor ones by tenths.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from results.errors import ConfigError
 from results.records import Metric, Problem
+from search.feasibility import Standing, standings
 from search.history import Outcome
 
-FORMS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0)}
+FRONT = "front"
+EXPONENTS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0)}
 """(alpha, beta) of the paper by name of the form."""
 
+FORMS = (FRONT, *EXPONENTS)
 
-class Reward:
-    """Reads rewards.
+RECENT = 1000
+"""Told trials among which another is ranked: the latest."""
 
-    T is the limit of a cost; for an objective without a limit, the median of what was measured so far.
+
+class Advantage:
+    """Reads advantages.
 
     Args:
-        problem: The first objective is the accuracy, to be maximised.
-        form: ``"soft"`` or ``"hard"``.
+        problem: Objectives and limits; of forms other than ``"front"``, the first objective is the accuracy,
+            to be maximised.
+        form: ``"front"``, ``"soft"`` or ``"hard"``.
 
     Raises:
-        ConfigError: For another form, or if the first objective is to be minimised.
+        ConfigError: For another form, or if the first objective would have to be maximised and is not.
     """
 
     def __init__(self, problem: Problem, form: str) -> None:
         if form not in FORMS:
             raise ConfigError(f"form is {form!r}; known: {', '.join(FORMS)}")
         self._accuracy = problem.objectives[0]
-        if not self._accuracy.maximise:
+        if form != FRONT and not self._accuracy.maximise:
             raise ConfigError(f"the first objective of a reward is maximised, {self._accuracy.name} is not")
-        self._alpha, self._beta = FORMS[form]
+        self._objectives = problem.objectives
+        self._exponents = EXPONENTS.get(form)
         self._limits = {limit.metric: limit.upper for limit in problem.limits}
-        self._costs = tuple(dict.fromkeys((*problem.objectives[1:], *self._limits)))
 
     def __call__(self, outcome: Outcome, earlier: Sequence[Outcome]) -> float | None:
-        """Reward of an outcome given the ones before it; None if too little is known of it to judge.
+        """Advantage of an outcome given the ones before it; None if too little is known of it to judge.
 
-        An infeasible trial was not trained: its accuracy counts as the lowest seen (0 before any), divided
-        by 1 + its violation, so less overshoot is better and any feasible trial is as good or better.  A
-        failed one gets 0.
+        The share of those before it that are worse (half of those that are equal) less 1/2, so in
+        [-1/2, 1/2].  Only trials of one kind are ranked together: trained ones within the limits, and, until
+        there is one of those, infeasible ones by their violation.  After that an infeasible or failed trial
+        has no advantage: it cost no training, and where most draws are such, each of the others would teach
+        as if it were good, and the edge of what is allowed, where the best is, would be shunned.
         """
-        if outcome.state == "failed":
-            return 0.0
-        if outcome.state == "infeasible" or outcome.violation > 0.0:
-            lowest = min((a for a in map(self._accuracy_of, earlier) if a is not None), default=0.0)
-            return lowest / (1.0 + outcome.violation)
-        accuracy = self._accuracy_of(outcome)
-        if outcome.state != "complete" or accuracy is None:
+        *before, own = self._standings([*earlier[-RECENT:], outcome])
+        if own is None:
             return None
-        return accuracy * math.prod(self._factor(metric, outcome, earlier) for metric in self._costs)
+        known = [other for other in before if other is not None]
+        if any(other.tier < own.tier for other in known):
+            return None
+        equals = [other for other in known if other.tier == own.tier]
+        worse = [(other > own) + 0.5 * (other == own) for other in equals]
+        return float(np.mean(worse)) - 0.5 if worse else 0.0
 
-    def _accuracy_of(self, outcome: Outcome) -> float | None:
-        return outcome.figures.get(self._accuracy)
+    def _standings(self, outcomes: Sequence[Outcome]) -> list[Standing | None]:
+        if self._exponents is None:
+            return standings(outcomes, self._objectives)
+        targets = {metric: self._target(metric, outcomes) for metric in self._objectives[1:]}
+        return [
+            Standing(0, -self._reward(outcome, targets)) if standing and standing.tier == 0 else standing
+            for outcome, standing in zip(outcomes, standings(outcomes, [self._accuracy]), strict=True)
+        ]
 
-    def _factor(self, metric: Metric, outcome: Outcome, earlier: Iterable[Outcome]) -> float:
+    def _target(self, metric: Metric, outcomes: Sequence[Outcome]) -> float | None:
+        """T: the limit of a cost; of one without a limit, the median of what was measured so far."""
+        known = [outcome.figures[metric] for outcome in outcomes if metric in outcome.figures]
+        return self._limits.get(metric) or (float(np.median(known)) if known else None)
+
+    def _reward(self, outcome: Outcome, targets: dict[Metric, float | None]) -> float:
+        factors = (self._factor(metric, outcome, target) for metric, target in targets.items())
+        return outcome.figures[self._accuracy] * math.prod(factors)
+
+    def _factor(self, metric: Metric, outcome: Outcome, target: float | None) -> float:
         """``(cost / T) ** w``; 1 where the cost is not known."""
         cost = outcome.figures.get(metric)
-        if cost is None or cost <= 0.0:
+        if cost is None or target is None or cost <= 0.0 or target <= 0.0 or self._exponents is None:
             return 1.0
-        known = [o.figures[metric] for o in earlier if metric in o.figures]
-        target = self._limits.get(metric) or float(np.median([*known, cost]))
+        alpha, beta = self._exponents
         ratio = target / cost if metric.maximise else cost / target
-        return ratio ** (self._alpha if ratio <= 1.0 else self._beta) if ratio > 0.0 else 1.0
+        return ratio ** (alpha if ratio <= 1.0 else beta)

@@ -1,14 +1,19 @@
 """REINFORCE with a recurrent controller: Zoph and Le 2017 (ICLR), equation in section 3.2, with the measured
-costs in the reward as in MnasNet (:mod:`search.reward`); PPO (Schulman et al. 2017, equation 7) as an option.
+costs in what it is rewarded for; PPO (Schulman et al. 2017, equation 7) as an option.
 
 The controller (:mod:`search.controller`) draws an architecture; the choices and their log-probability travel
-in the proposal's note; when the trial is told, the policy gradient of the reward less a moving average of
-rewards is followed.  Weights are a function of the tells in their order.
+in the proposal's note; when the trial is told, the gradient of its log-probability times its advantage
+(:mod:`search.reward`: how it ranks among the trials before it) is followed.  Weights are a function of the
+tells in their order.
 
-Deviations: advantages are divided by their running standard deviation, as rewards of good networks differ by
-thousandths; draws that were tried before are drawn again, and when 256 bring nothing new the last is
-mutated; a trial may come back some updates after it was drawn, which plain REINFORCE leaves out of account
-and PPO's ratio corrects.  Trials from elsewhere, and those that the board lost, teach nothing.
+An entropy bonus keeps the distribution from collapsing on the first good networks (Williams and Peng 1991,
+Connection Science 3): for fixed advantages A the best distribution is proportional to
+``exp(A / ENTROPY)``.
+
+Deviations: ranks take the place of rewards and of their moving average; draws that were tried before are
+drawn again, and when 256 bring nothing new the last is mutated; a trial may come back some updates after it
+was drawn, which plain REINFORCE leaves out of account and PPO's ratio corrects.  Infeasible trials teach
+until one is feasible; trials from elsewhere, and those that the board lost, nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +31,15 @@ from search import strategy
 from search.controller import Choices, Controller, one_thread
 from search.history import History, Outcome
 from search.novelty import new_mutant
-from search.reward import Reward
+from search.reward import FRONT, Advantage
 from search.space import SearchSpace
 
-ROWS = 16
-ROUNDS = 16
+ROWS = 64
+ROUNDS = 4
 """Draws at once, and how often, before the last one is mutated."""
 
-DECAY = 0.9
-"""Of the moving averages of the reward and of its squared deviation."""
+ENTROPY = 0.2
+"""Weight of the entropy [1 / nat] beside advantages in [-1/2, 1/2]."""
 
 CLIP = 0.2
 PASSES = 4
@@ -55,7 +60,7 @@ class Strategy(strategy.Strategy):
     """Policy gradient over the decisions of the space.
 
     Args:
-        form: ``"soft"`` or ``"hard"`` constraint of costs in the reward.
+        form: What is better: ``"front"``, or MnasNet's ``"soft"`` or ``"hard"`` reward.
         algorithm: ``"reinforce"`` or ``"ppo"``.
         learning_rate: Of Adam.
         batch: Trials per update of the weights.
@@ -69,7 +74,7 @@ class Strategy(strategy.Strategy):
         fidelity: Fidelity,
         seed: int,
         prior: Mapping[str, Any] | None = None,
-        form: str = "soft",
+        form: str = FRONT,
         algorithm: str = "reinforce",
         learning_rate: float = 0.01,
         batch: int = 1,
@@ -84,12 +89,10 @@ class Strategy(strategy.Strategy):
         self.algorithm = algorithm
         self.batch = batch
         self.history = History(space, problem)
-        self._reward = Reward(problem, form)
+        self._advantage = Advantage(problem, form)
         self._controller = Controller(space, seed)
         self._optimizer = torch.optim.Adam(self._controller.parameters(), lr=learning_rate)
         self._lessons: list[Lesson] = []
-        self._mean: float | None = None
-        self._variance = 0.0
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """A draw of the controller that is new; see the base class."""
@@ -107,11 +110,11 @@ class Strategy(strategy.Strategy):
         """Follows the gradient once a batch is full; see the base class."""
         earlier = tuple(self.history.outcomes)
         outcome = self.history.add(evaluation)
-        reward = self._reward(outcome, earlier)
         drawn = self._drawn(outcome)
-        if reward is None or drawn is None:
+        advantage = None if drawn is None else self._advantage(outcome, earlier)
+        if drawn is None or advantage is None:
             return
-        self._lessons.append(Lesson(*drawn, self._advantage(reward)))
+        self._lessons.append(Lesson(*drawn, advantage))
         if len(self._lessons) >= self.batch:
             self._learn()
             self._lessons = []
@@ -139,17 +142,6 @@ class Strategy(strategy.Strategy):
             return None
         return (tuple(choices), log_probability) if same else None
 
-    def _advantage(self, reward: float) -> float:
-        """Reward less the baseline, in units of its spread; both are updated afterwards."""
-        if self._mean is None:
-            self._mean = reward
-            return 0.0
-        difference = reward - self._mean
-        self._mean += (1.0 - DECAY) * difference
-        first = self._variance == 0.0
-        self._variance = difference**2 if first else DECAY * self._variance + (1 - DECAY) * difference**2
-        return difference / self._variance**0.5 if self._variance > 0.0 else 0.0
-
     def _learn(self) -> None:
         choices, old, advantage = zip(*self._lessons, strict=True)
         with one_thread():
@@ -160,9 +152,10 @@ class Strategy(strategy.Strategy):
                 self._optimizer.step()
 
     def _loss(self, choices: Sequence[Choices], old: Tensor, advantage: Tensor) -> Tensor:
-        now = self._controller.log_probabilities(choices)
+        now, entropy = self._controller.judge(choices)
+        bonus = ENTROPY * entropy.mean()
         if self.algorithm == "reinforce":
-            return -(now * advantage).mean()
+            return -(now * advantage).mean() - bonus
         ratio = torch.exp(now - old)
         clipped = torch.clamp(ratio, 1.0 - CLIP, 1.0 + CLIP)
-        return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+        return -torch.minimum(ratio * advantage, clipped * advantage).mean() - bonus
