@@ -65,7 +65,7 @@ class LatencyTerm:
     ``linear``: weight x E / E0; ``log``: weight x ln(E / E0), whose pull grows as the network gets faster
     (FBNet's eq. 2 multiplies the loss by a power of the logarithm; here it is added).  E is what is fixed
     plus the sum over edges of share x the measured time of each operation, with the shares that the mixture
-    has, GDAS's noise and temperature among them (as FBNet does, section 3): the gradients of the loss and of E
+    has, GDAS's noise and temperature among them (as in FBNet, section 3): gradients of the loss and of E
     then have the same factor 1 / tau.  With softmax(alpha) instead, E would count 100 times as much at
     tau = 10 as at tau = 0.1.  E0 is E with equal shares, so that the weight has no unit.  Of several targets
     the slowest counts, each relative to its own E0.
