@@ -1,7 +1,11 @@
 """Other libraries on the same tables, by the same rules: what breaks a limit or does not run is not trained.
 
-``pymoo:NSGA2`` is the NSGA-II of pymoo (Blank and Deb 2020) with its operators for categorical variables.
-Samplers of Optuna are strategies of ours (``optuna:NSGAIISampler``) and need nothing here.
+``pymoo:NSGA2`` is the NSGA-II of pymoo (Blank and Deb 2020) with its operators for categorical variables;
+``botorch:qLogNEHVI``, alone and with our shortlist, is :mod:`benchmarks.botorch_peer`.  Samplers of Optuna
+are strategies of ours (``optuna:NSGAIISampler``) and need nothing here.
+
+Not among them: archai.  Its last release is of 2023 and has its own loop instead of ask and tell; beside our
+pins it would bring some forty packages, TensorBoard and Jupyter's widgets among them.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search_quality import SCREENED_PER_TRAINING, Run
-from results.records import Fidelity, Problem, Proposal, Trial
+from results.records import Architecture, Fidelity, Problem, Proposal, Trial
 from search.history import History, Outcome
 from tests.table_space import Table
 
@@ -23,27 +27,93 @@ POPULATION = 20
 OPTUNA = ("optuna:TPESampler", "optuna:NSGAIISampler", "optuna:GPSampler")
 
 
+class Replay:
+    """Answers a peer from a table and keeps account as :func:`benchmarks.search_quality.search` does.
+
+    Args:
+        table: The answers.
+        problem: Objectives and limits.
+        budget: Trainings.
+
+    Attributes:
+        history: What was answered.
+        rows: Rows that were trained, in order.
+    """
+
+    def __init__(self, table: Table, problem: Problem, budget: int) -> None:
+        self.table = table
+        self.problem = problem
+        self.budget = budget
+        self.history = History(table.space, problem)
+        self.rows: list[int] = []
+        self._asked: set[int] = set()
+        self._ask_s: list[float] = []
+        self._waiting_s = 0.0
+
+    @property
+    def left(self) -> int:
+        """Trainings left."""
+        return max(0, self.budget - len(self.rows))
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget, or the screenings that it allows, are used up."""
+        return self.left == 0 or len(self._asked) >= SCREENED_PER_TRAINING * self.budget
+
+    def train(self, architecture: Architecture) -> Outcome:
+        """Measures and, if the board runs it within the limits, trains."""
+        outcome = self._answer(Proposal(architecture, Fidelity(200)))
+        if outcome.state == "complete":
+            self.rows.append(self.table.row(architecture))
+            self._ask_s.append(self._waiting_s)
+            self._waiting_s = 0.0
+        return outcome
+
+    def measure(self, architecture: Architecture) -> Outcome:
+        """Measures only."""
+        return self._answer(Proposal(architecture, Fidelity(200), screen_only=True))
+
+    def took(self, seconds: float) -> None:
+        """CPU time that the next training's choice took, or the choice of a batch that starts with it [s]."""
+        self._waiting_s += seconds
+
+    def run(self) -> Run:
+        """The account."""
+        return Run(self.rows[: self.budget], len(self._asked), self._ask_s or [0.0])
+
+    def _answer(self, proposal: Proposal) -> Outcome:
+        self._asked.add(self.table.row(proposal.architecture))
+        return self.history.add(self.table.evaluate(Trial(len(self.history.outcomes), proposal)))
+
+
 def pymoo_nsga2(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
     """NSGA-II of pymoo until ``budget`` networks are trained."""
     algorithm = _algorithm(table, problem, seed)
-    history = History(table.space, problem)
-    rows: list[int] = []
-    asked: set[int] = set()
-    while len(rows) < budget and len(asked) < SCREENED_PER_TRAINING * budget:
+    replay = Replay(table, problem, budget)
+    while not replay.over:
         population = algorithm.ask()
         if population is None or len(population) == 0:
             break
         for individual in population:
-            architecture = table.space.from_options(dict(individual.X))
-            trial = Trial(len(history.outcomes), Proposal(architecture, Fidelity(200)))
-            outcome = history.add(table.evaluate(trial))
-            individual.set("F", _losses(outcome, history))
+            outcome = replay.train(table.space.from_options(dict(individual.X)))
+            individual.set("F", _losses(outcome, problem))
             individual.set("G", np.array([1e6 if outcome.state == "failed" else min(outcome.violation, 1e6)]))
-            asked.add(table.row(architecture))
-            if outcome.state == "complete":
-                rows.append(table.row(architecture))
         algorithm.tell(infills=population)
-    return Run(rows[:budget], len(asked), [0.0])
+    return replay.run()
+
+
+def botorch_search(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+    """qLogNEHVI of BoTorch until ``budget`` networks are trained."""
+    from benchmarks import botorch_peer
+
+    return botorch_peer.search(table, problem, seed=seed, budget=budget)
+
+
+def botorch_shortlist(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+    """The same with eight candidates measured before one is trained."""
+    from benchmarks import botorch_peer
+
+    return botorch_peer.search(table, problem, seed=seed, budget=budget, shortlist=True)
 
 
 def _algorithm(table: Table, problem: Problem, seed: int) -> Any:
@@ -68,19 +138,27 @@ def _algorithm(table: Table, problem: Problem, seed: int) -> Any:
     return algorithm
 
 
-def _losses(outcome: Outcome, history: History) -> np.ndarray[Any, Any]:
+def _losses(outcome: Outcome, problem: Problem) -> np.ndarray[Any, Any]:
     """Losses; 1 for an accuracy or a cost that was not found out: such a trial is infeasible anyway."""
     losses = []
-    for metric in history.problem.objectives:
+    for metric in problem.objectives:
         figure = outcome.figures.get(metric)
         losses.append(1.0 if figure is None else -figure if metric.maximise else figure)
     return np.array(losses)
 
 
-PEERS: dict[str, Callable[..., Run]] = {"pymoo:NSGA2": pymoo_nsga2}
+PEERS: dict[str, Callable[..., Run]] = {
+    "pymoo:NSGA2": pymoo_nsga2,
+    "botorch:qLogNEHVI": botorch_search,
+    "botorch:qLogNEHVI+shortlist": botorch_shortlist,
+}
 """Searches by name."""
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries."""
-    return {name: version(name) for name in ("optuna", "pymoo")}
+    """Of the libraries, with the options that differ from their defaults."""
+    from benchmarks import botorch_peer
+
+    found = {name: version(name) for name in ("botorch", "gpytorch", "optuna", "pymoo")}
+    options = {"botorch": botorch_peer.OPTIONS, "pymoo": f"pop_size={POPULATION}"}
+    return {name: f"{number} {options.get(name, '')}".strip() for name, number in found.items()}

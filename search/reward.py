@@ -103,4 +103,4 @@ class Advantage:
             return 1.0
         alpha, beta = self._exponents
         ratio = target / cost if metric.maximise else cost / target
-        return ratio ** (alpha if ratio <= 1.0 else beta)
+        return float(ratio ** (alpha if ratio <= 1.0 else beta))
