@@ -235,6 +235,7 @@ def test_a_sleeping_child_that_is_killed_is_replaced(fresh: AgentClient) -> None
     run(fresh, ORT, onnx_convolution())
     (sleeping,) = at_rest(fresh)
     os.kill(sleeping, signal.SIGKILL)
+    assert gone([sleeping])  # until then it takes what it is given, and dies of it
     assert run(fresh, ORT, onnx_convolution()).session.durations_s
     assert at_rest(fresh) != [sleeping]
 
