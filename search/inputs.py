@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ class Inputs:
 
     Attributes:
         features: Features of the graphs, shape ``(n, k)``.
-        structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`), shape ``(n, m)``.
+        structures: Counts of substructures (:meth:`~search.space.SearchSpace.structure`, or one of
+            :mod:`search.graph_structure`), shape ``(n, m)``.
         encodings: Decisions (:meth:`~search.space.SearchSpace.encode`), shape ``(n, d)``.
     """
 
@@ -63,10 +64,12 @@ class InputMemory:
 
     Args:
         space: Of the architectures.
+        structure: What their substructures are; the space's own if None.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, structure: Callable[[Architecture], Floats] | None = None) -> None:
         self._space = space
+        self._structure = structure or space.structure
         self._place: dict[tuple[int, ...], int] = {}
         self._rows = Inputs(*(np.empty((0, 0)) for _ in range(3)))
 
@@ -81,7 +84,7 @@ class InputMemory:
         worked_out = Inputs(
             *(
                 np.array([of(a) for a in new], dtype=np.float64)
-                for of in (self._space.features, self._space.structure, self._space.encode)
+                for of in (self._space.features, self._structure, self._space.encode)
             )
         )
         self._rows = self._rows.joined(worked_out) if self._place else worked_out

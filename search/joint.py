@@ -116,8 +116,17 @@ class JointSpace(SearchSpace):
         """
         tail = self._split(architecture.choices)[1]
         shared = [self._attributes[d][i] for d, i in zip(self._targets, tail, strict=False)]
-        extra = self.encode(architecture)[len(self.inner.encode(self.network_part(architecture))) :]
-        return np.concatenate([self.inner.features(self.network_part(architecture)), *shared, extra])
+        network = self.network_part(architecture)
+        return np.concatenate([self.inner.features(network), *shared, self.encode_rest(architecture)])
+
+    def structure(self, architecture: Architecture) -> NDArray[np.float64]:
+        """That of the network, and the encoded decisions beside it; see the base class."""
+        network = self.inner.structure(self.network_part(architecture))
+        return np.concatenate([network, self.encode_rest(architecture)])
+
+    def encode_rest(self, architecture: Architecture) -> NDArray[np.float64]:
+        """The encoded decisions on deployment and training, shape ``(k,)``."""
+        return self.encode(architecture)[len(self.inner.encode(self.network_part(architecture))) :]
 
 
 def targets_of(

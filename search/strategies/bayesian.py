@@ -31,6 +31,7 @@ from search import strategy
 from search.belief import Belief, Floats
 from search.candidates import Neighbourhood, candidates, spread_start
 from search.feasibility import LAST, standings
+from search.graph_structure import STRUCTURES, structure_of
 from search.history import History
 from search.inputs import InputMemory
 from search.shortlist import Shortlist, open_shortlist
@@ -54,6 +55,15 @@ Its errors are those of networks that it liked.  Of a kind that did badly in the
 it is sure without ever trying it again, and a search could miss the best kind of all.
 """
 
+DISTANCES = ("space", *STRUCTURES)
+
+LIKELY = 0.5
+"""Chance to keep the limits from which on a candidate is trained without having been measured before.
+
+What is expected of a search that has found what there is to find is so little that it says nothing about
+chances: such a search would propose hundreds of candidates that break a limit and train none of them.
+"""
+
 PARENTS = 12
 """Trials around which candidates are looked for, at least: the front, then what is next to it."""
 
@@ -64,6 +74,9 @@ class Strategy(strategy.Strategy):
     Args:
         shortlist: Candidates measured per training, on average at most; 0 for none.
         start: Trained trials of the start; it ends at twice as many trials in all, trained or not.
+        distance: How the surrogate of the accuracy tells how much two networks have in common, beside their
+            features: ``space`` for what the space says (without anything better, the number of edits), or
+            ``paths``, ``weisfeiler_lehman`` or ``optimal_transport`` (:mod:`search.graph_structure`).
     """
 
     def __init__(
@@ -76,15 +89,18 @@ class Strategy(strategy.Strategy):
         prior: Mapping[str, Any] | None = None,
         shortlist: int = 8,
         start: int = 12,
+        distance: str = DISTANCES[0],
     ) -> None:
         super().__init__(space, problem, fidelity=fidelity, seed=seed, prior=prior)
         if shortlist < 0 or start < 1:
             raise ConfigError(f"bayesian needs shortlist >= 0 and start >= 1, got {shortlist} and {start}")
+        if distance not in DISTANCES:
+            raise ConfigError(f"bayesian: distance is one of {', '.join(DISTANCES)}, got {distance!r}")
         self.shortlist = shortlist
         self.measured_per_training = max(1, shortlist)
         self.start = start
         self.history = History(space, problem)
-        self._memory = InputMemory(space)
+        self._memory = InputMemory(space, None if distance == DISTANCES[0] else structure_of(space, distance))
         self._neighbourhood = Neighbourhood(space)
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
@@ -140,9 +156,10 @@ class Strategy(strategy.Strategy):
             if not ranked:
                 return None
             members = self._members(ranked, self._measurable(pending))
-            found = Shortlist.of(members or ranked[:1], belief)
+            chosen = members or [_feasible(ranked, belief)]
+            found = Shortlist.of(chosen, belief)
         if not members:
-            return found.training(0, belief.forecast(ranked[:1]).costs[0], self.fidelity)
+            return found.training(0, belief.forecast(chosen).costs[0], self.fidelity)
         return self._next(found, number, pending)
 
     def _ranked(
@@ -214,3 +231,10 @@ class Strategy(strategy.Strategy):
         if any(trial.proposal.screen_only for trial in pending):
             return None
         return self._afresh(number, pending)
+
+
+def _feasible(ranked: Sequence[Architecture], belief: Belief) -> Architecture:
+    """The first that is likely to run and to keep the limits, or the likeliest where none is."""
+    chance = belief.chance(ranked)
+    likely = np.flatnonzero(chance >= LIKELY)
+    return ranked[int(likely[0] if len(likely) else chance.argmax())]
