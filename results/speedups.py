@@ -2,14 +2,11 @@
 
 Savings are estimates: what was not trained has no time of its own.  A full training of a network is taken to
 cost its own seconds per epoch times the full number of epochs, or the mean of the full trainings where it was
-only trained smaller.  The risk of a training that never came to its end is the probability that it would have
-ended above everything that costs no more: of one that was ended early, by its curve (stored with it); of one
-that was not promoted, by the gains of those that were, taken as normal on the scale of log odds.
+only trained smaller.  What trainings that never came to their end risked: :mod:`results.risk`.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +15,9 @@ from typing import Any
 from results.evaluations import History, TrialRecords, full_fidelity
 from results.fidelity import Agreement, agreements, describe_fidelity, is_full, levels
 from results.markdown import table
-from results.promise import LEAST_GAINS, bar, chance, log_odds
-from results.records import Architecture, Evaluation, Fidelity, Problem
-from results.statistics import violation
+from results.promise import LEAST_GAINS, log_odds
+from results.records import Architecture, Evaluation, Fidelity, Interval
+from results.risk import Risk, Unfinished, risks
 
 
 @dataclass(frozen=True)
@@ -31,20 +28,13 @@ class Saving:
         name: As the study names it.
         trainings: Number of trainings that it shortened or made unnecessary.
         saved_s: CPU seconds that they would have taken, estimated.
-        lost: Probability of each that it would have reached the front; None where that is not known.
+        risk: Better candidates that may have been lost; None where that is not known.
     """
 
     name: str
     trainings: int
     saved_s: float
-    lost: tuple[float, ...] | None
-
-    @property
-    def any_lost(self) -> float | None:
-        """Probability that at least one better candidate was lost, were they independent."""
-        if self.lost is None:
-            return None
-        return 1.0 - math.prod(1.0 - p for p in self.lost)
+    risk: Risk | None
 
 
 @dataclass(frozen=True)
@@ -78,9 +68,10 @@ def savings(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> lis
         return []
     trained = _trained(known, full)
     shared = sum(t.trial.proposal.weights_from == "supernet" for t in known.trials)
+    lost = _risks(known, trained)
     found = [
-        _ended(known),
-        _not_promoted(known, trained, full),
+        _ended(known, lost.get("learning_curves")),
+        _not_promoted(trained, full, lost.get("lower_fidelity")),
         _inherited(trained, full),
         Saving("supernet", shared, -_supernet_s(pretrained), None),
     ]
@@ -101,10 +92,9 @@ def _trained(known: History, full: Fidelity) -> list[_Trained]:
     ]
 
 
-def _ended(known: History) -> Saving:
+def _ended(known: History, risk: Risk | None) -> Saving:
     bodies = [t.stopped for t in known.trials if t.stopped]
-    saved_s = sum(float(body["saved_s"]) for body in bodies)
-    return Saving("learning_curves", len(bodies), saved_s, tuple(float(b["probability"]) for b in bodies))
+    return Saving("learning_curves", len(bodies), sum(float(body["saved_s"]) for body in bodies), risk)
 
 
 def _inherited(trained: Sequence[_Trained], full: Fidelity) -> Saving:
@@ -126,15 +116,23 @@ def _is_promotion(child: _Trained, trained: Sequence[_Trained]) -> bool:
     return any(t.known.trial.number == parent and t.architecture == child.architecture for t in trained)
 
 
-def _not_promoted(known: History, trained: Sequence[_Trained], full: Fidelity) -> Saving:
-    by_architecture: dict[Architecture, list[_Trained]] = {}
+def _by_architecture(trained: Sequence[_Trained]) -> dict[Architecture, list[_Trained]]:
+    found: dict[Architecture, list[_Trained]] = {}
     for one in trained:
-        by_architecture.setdefault(one.architecture, []).append(one)
-    left = [
-        group for group in by_architecture.values() if not any(one.full or one.known.stopped for one in group)
-    ]
-    saved_s = 0.0
+        found.setdefault(one.architecture, []).append(one)
+    return found
+
+
+def _left(trained: Sequence[_Trained]) -> list[list[_Trained]]:
+    """Trainings of each network that was left at a lower rung."""
+    groups = _by_architecture(trained).values()
+    return [group for group in groups if not any(one.full or one.known.stopped for one in group)]
+
+
+def _not_promoted(trained: Sequence[_Trained], full: Fidelity, risk: Risk | None) -> Saving:
+    left = _left(trained)
     whole = [t.epoch_s * full.epochs for t in trained if t.full]
+    saved_s = 0.0
     for group in left:
         last = group[-1]
         same_size = (last.level.width, last.level.resolution, last.level.subset) == (
@@ -145,38 +143,35 @@ def _not_promoted(known: History, trained: Sequence[_Trained], full: Fidelity) -
         timed = same_size and last.level.epochs > 0  # a score of shared weights tells no training's cost
         cost_s = last.epoch_s * full.epochs if timed or not whole else statistics.fmean(whole)
         saved_s += max(0.0, cost_s - sum(one.known.training_s for one in group))
-    return Saving("lower_fidelity", len(left), saved_s, _lost(known.problem, left, trained, by_architecture))
+    return Saving("lower_fidelity", len(left), saved_s, risk)
 
 
-def _lost(
-    problem: Problem,
-    left: Sequence[Sequence[_Trained]],
-    trained: Sequence[_Trained],
-    groups: Mapping[Architecture, Sequence[_Trained]],
-) -> tuple[float, ...] | None:
-    """Probability of each network that was not promoted that it would have been on the front."""
+def _risks(known: History, trained: Sequence[_Trained]) -> dict[str, Risk]:
+    """The risk of each speed-up that left trainings unfinished, where it is known."""
+    ended = [
+        Unfinished(t.evaluation, "learning_curves", ends=Interval(**t.known.stopped["ends"]))
+        for t in trained
+        if t.known.stopped
+    ]
+    left = [
+        Unfinished(group[-1].evaluation, "lower_fidelity", gains=_gains(group[-1].level, trained))
+        for group in _left(trained)
+    ]
+    if any(len(one.gains) < LEAST_GAINS for one in left):
+        left = []
     whole = [t.evaluation for t in trained if t.full]
-    lost = []
-    for group in left:
-        last = group[-1]
-        gains = [
-            log_odds(other[-1].evaluation.accuracy["fp32"]) - log_odds(lower.evaluation.accuracy["fp32"])
-            for other in groups.values()
-            if other[-1].full
-            for lower in other[:-1]
-            if lower.level == last.level
-        ]
-        if len(gains) < LEAST_GAINS:
-            return None
-        to_beat = bar(last.evaluation, whole, problem)
-        if violation(last.evaluation, problem.limits) > 0:
-            lost.append(0.0)
-        elif to_beat is None:
-            lost.append(1.0)
-        else:
-            score = last.evaluation.accuracy["fp32"]
-            lost.append(chance(score, to_beat, gains, maximise=problem.objectives[0].maximise))
-    return tuple(lost)
+    return risks([*ended, *left], whole, known.problem) or {}
+
+
+def _gains(level: Fidelity, trained: Sequence[_Trained]) -> tuple[float, ...]:
+    """What networks gained from a level to a full training, on the scale of log odds."""
+    return tuple(
+        log_odds(group[-1].evaluation.accuracy["fp32"]) - log_odds(lower.evaluation.accuracy["fp32"])
+        for group in _by_architecture(trained).values()
+        if group[-1].full
+        for lower in group[:-1]
+        if lower.level == level
+    )
 
 
 # --------------------------------------------------------------------------- the report
@@ -195,6 +190,12 @@ def speedups(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> li
         f"time; without the speed-ups about {spent_s + sum(s.saved_s for s in found):.0f} s (estimated).",
         table(("speed-up", "trainings", "saved, estimated", "better candidates lost, estimated"), rows),
     ]
+    if any(saving.risk is not None for saving in found):
+        parts.append(
+            "A better candidate would have been on the front, were all trained fully, and no full training "
+            "can be taken for it within 95 % intervals of accuracy and costs; near ties are further networks "
+            "that would have been on the front by a hair."
+        )
     stopped = [t for t in known.trials if t.stopped]
     if stopped:
         parts.append(
@@ -205,10 +206,12 @@ def speedups(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> li
 
 
 def _risk(saving: Saving) -> str:
-    chance = saving.any_lost
-    if saving.lost is None or chance is None:
+    if saving.risk is None:
         return "not known"
-    return f"{sum(saving.lost):.2g} expected; at least one with probability {chance:.0%}"
+    return (
+        f"{saving.risk.expected:.2g} expected; at least one with probability {saving.risk.any:.0%}; "
+        f"near ties {saving.risk.near_ties:.2g}"
+    )
 
 
 def _rungs(known: History) -> list[str]:

@@ -1,0 +1,179 @@
+"""Whether a better candidate was lost among the networks whose training did not come to its end.
+
+Each of them might have ended anywhere; where, is drawn many times.  One is on the front of a draw if nothing
+that costs no more got as far, neither a full training nor another network of the same draw: ten that would
+have taken one place on the front have lost one place, not ten.  A *better candidate* is one on the front of
+which no full training can be taken for the same: none whose 95 % intervals reach its accuracy at its costs.
+Others are near ties: on the front by a hair, beside something that is as good.
+
+Of networks that were left at a lower rung, gains up to a full training are drawn from those of the networks
+that were promoted, normal on the scale of log odds; the uncertainty of their mean and spread is common to all
+of one rung (posterior predictive with the usual flat prior: Gelman et al. 2013, "Bayesian data analysis",
+section 3.2), so one network alone has the distribution of :func:`results.promise.chance`.  Of trainings that
+were ended early, ends are drawn from the stored forecast.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.promise import costs, log_odds
+from results.records import Evaluation, Interval, Metric, Problem, Score
+from results.statistics import value, violation
+
+Floats = NDArray[np.float64]
+
+DRAWS = 2000
+"""A probability of a half is told with a standard error of 1.1 %."""
+
+_Z90 = 1.6448536269514722
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What some trainings that were not completed may have cost.
+
+    Attributes:
+        expected: Mean number of better candidates that were lost.
+        any: Probability that at least one was.
+        near_ties: Mean number of further networks that would have been on the front by a hair.
+    """
+
+    expected: float
+    any: float
+    near_ties: float
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A network whose training did not come to its end.
+
+    Attributes:
+        evaluation: As far as it came: with its costs.
+        group: What its risk is counted for.
+        gains: What others gained from there to a full training, on the scale of log odds, at least two; of
+            the same rung, the same object.
+        ends: Or where it would have ended, with its 90 % interval.
+    """
+
+    evaluation: Evaluation
+    group: str
+    gains: tuple[float, ...] = ()
+    ends: Interval | None = None
+
+
+def risks(
+    unfinished: Sequence[Unfinished], whole: Sequence[Evaluation], problem: Problem, *, seed: int = 0
+) -> dict[str, Risk] | None:
+    """The risk of each group; the same arguments give the same figures.
+
+    Networks that break a limit, by the values, or had a full training as well are never lost; full trainings
+    that break a limit are no rivals.
+
+    Args:
+        unfinished: All of them: they are rivals of each other.
+        whole: Full trainings.
+        problem: Accuracy first, then costs.
+        seed: Of the draws.
+
+    Returns:
+        None where the costs of a network are not known.
+    """
+    done = {e.trial.proposal.architecture for e in whole}
+    allowed = [
+        u
+        for u in unfinished
+        if violation(u.evaluation, problem.limits) <= 0
+        and u.evaluation.trial.proposal.architecture not in done
+    ]
+    rivals = [e for e in whole if violation(e, problem.limits) <= 0]
+    known = [costs(u.evaluation, problem) for u in allowed]
+    if None in known:
+        return None
+    dimensions = len(problem.objectives) - 1
+    paid = np.array(known, dtype=np.float64).reshape(len(allowed), dimensions)
+    ends = _draws(allowed, problem.objectives[0].maximise, np.random.default_rng(seed))
+    front = _front(ends, paid, _ends(rivals, problem, generous=False))
+    better = front & _front(ends, paid, _ends(rivals, problem, generous=True))
+    groups = np.array([u.group for u in allowed])
+    found = {}
+    for group in dict.fromkeys(u.group for u in unfinished):
+        lost = better[:, groups == group].sum(axis=1)
+        on_front = front[:, groups == group].sum(axis=1)
+        expected = float(lost.mean())
+        found[group] = Risk(expected, float((lost > 0).mean()), float(on_front.mean()) - expected)
+    return found
+
+
+def _draws(unfinished: Sequence[Unfinished], maximise: bool, rng: np.random.Generator) -> Floats:
+    """Scores after a full training, ``(draws, n)``, more being better."""
+    shared: dict[tuple[float, ...], tuple[Floats, Floats]] = {}
+    columns = []
+    for one in unfinished:
+        score = one.evaluation.accuracy["fp32"]
+        noise = rng.standard_normal(DRAWS)
+        if one.ends is not None:
+            low, middle, high = (
+                log_odds(Score(y, score.examples, score.proportion))
+                for y in (one.ends.low, one.ends.value, one.ends.high)
+            )
+            reached = middle + (high - low) / (2 * _Z90) * noise
+        else:
+            if one.gains not in shared:
+                shared[one.gains] = _mean_and_spread(one.gains, rng)
+            mean, spread = shared[one.gains]
+            reached = log_odds(score) + mean + spread * noise
+        shown = 1 / (1 + np.exp(-reached)) if score.proportion else reached
+        columns.append(shown if maximise else -shown)
+    return np.column_stack(columns) if columns else np.zeros((DRAWS, 0))
+
+
+def _mean_and_spread(gains: Sequence[float], rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Draws of the mean and the standard deviation that gains come from, each ``(draws,)``."""
+    n = len(gains)
+    spread = max(statistics.stdev(gains), 1e-3) * np.sqrt((n - 1) / rng.chisquare(n - 1, DRAWS))
+    mean = statistics.fmean(gains) + spread / math.sqrt(n) * rng.standard_normal(DRAWS)
+    return mean, spread
+
+
+def _ends(rivals: Sequence[Evaluation], problem: Problem, *, generous: bool) -> Mapping[str, Floats]:
+    """Scores ``(m,)``, more being better, and costs ``(m, k)``, less being better, of full trainings.
+
+    ``generous`` for the better ends of their intervals instead of the values.
+    """
+    rows = []
+    for rival in rivals:
+        row = [_end(value(rival, metric), metric, generous=generous) for metric in problem.objectives]
+        if None not in row:
+            rows.append(row)
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(problem.objectives))
+    return {"scores": table[:, 0], "costs": -table[:, 1:]}
+
+
+def _end(figure: Interval | None, metric: Metric, *, generous: bool) -> float | None:
+    """A figure, or the better end of its interval, turned so that more is better."""
+    if figure is None:
+        return None
+    if metric.maximise:
+        return figure.high if generous else figure.value
+    return -(figure.low if generous else figure.value)
+
+
+def _front(ends: Floats, paid: Floats, rivals: Mapping[str, Floats]) -> NDArray[np.bool_]:
+    """Which networks nothing that costs no more equals, ``(draws, n)``."""
+    found = np.ones(ends.shape, dtype=np.bool_)
+    for i, own in enumerate(paid):
+        cheaper = (rivals["costs"] <= own).all(axis=1)
+        if cheaper.any():
+            found[:, i] &= ends[:, i] > rivals["scores"][cheaper].max()
+        others = (paid <= own).all(axis=1)
+        others[i] = False
+        if others.any():
+            found[:, i] &= ends[:, i] > ends[:, others].max(axis=1)
+    return found
