@@ -60,6 +60,7 @@ differ by a factor of e^0.9 (one standard deviation), two trials per worker leav
 CHECKS = ("all", "front", "none")
 POOLS = ("processes", "ray")
 DEVICES = ("cpu", "cuda")
+ACROSS_TARGETS = ("worst", "each")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -89,7 +90,9 @@ class Study:
         pool: Where trainings run: in ``processes`` of this machine, or with ``ray``.
         device: What they compute with: ``cpu`` or ``cuda``.
         targets: Where it is measured.
-        objective: Name of the cost objective beside the accuracy.
+        objectives: Names of the cost objectives beside the accuracy.
+        across_targets: What a cost is where there are several targets: that of the ``worst`` of them, or of
+            ``each`` as an objective of its own.
         limits: Hard limits.
         screen: Plan before training.
         confirm: Plan of the confirm stage.
@@ -115,8 +118,9 @@ class Study:
     in_flight: int
     training_limit_s: float
     targets: tuple[Target, ...]
-    objective: str
+    objectives: tuple[str, ...]
     limits: tuple[Limit, ...]
+    across_targets: str = "worst"
     screen: Plan = SCREEN
     confirm: Plan = CONFIRM
     check_outputs: str = "front"
@@ -132,18 +136,24 @@ class Study:
 
     @property
     def problem(self) -> Problem:
-        """Accuracy up, and the worst of the targets' costs, each by its limit where it has one, down."""
+        """Accuracy up, costs down: of each target, or of the worst, each by its limit where it has one."""
         names = self.choices.places(self.targets)
         in_float = all(target.precision == "fp32" for target in self.targets)
         # At the targets' precisions, the worst of them; training alone tells it where all are float32.
         accuracy = Metric("accuracy", () if in_float else names, maximise=True)
-        if self.objective not in PER_TARGET:
-            return Problem((accuracy, Metric(self.objective)), self.limits)
-        scales = tuple(self._scale(name) for name in names) if len(names) > 1 else (1.0,)
-        return Problem((accuracy, Metric(self.objective, names, scales)), self.limits)
+        costs = [cost for name in self.objectives for cost in self._costs(name, names)]
+        return Problem((accuracy, *costs), self.limits)
 
-    def _scale(self, target: str) -> float:
-        uppers = [x.upper for x in self.limits if x.metric == Metric(self.objective, (target,))]
+    def _costs(self, metric: str, places: tuple[str, ...]) -> list[Metric]:
+        if metric not in PER_TARGET:
+            return [Metric(metric)]
+        if self.across_targets == "each":
+            return [Metric(metric, (place,)) for place in places]
+        scales = tuple(self._scale(metric, place) for place in places) if len(places) > 1 else (1.0,)
+        return [Metric(metric, places, scales)]
+
+    def _scale(self, metric: str, place: str) -> float:
+        uppers = [x.upper for x in self.limits if x.metric == Metric(metric, (place,))]
         return min(uppers, default=1.0)
 
 
@@ -187,9 +197,11 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         epochs=training.take_count("epochs", 10),
         subset=training.take_number("subset", 1.0, low=0.001, high=1.0),
     )
-    objective = top.take_name("objective", QUANTITIES, "latency_p90")
+    objectives = _one_or_more(top, "objective", QUANTITIES, "latency_p90")
+    if len(set(objectives)) < len(objectives):
+        raise top.error("objective", f"names one twice: {objectives}")
     # What decides which trials are wanted must be known of every trial.
-    decisive = (objective, *(limit.metric.name for limit in limits))
+    decisive = (*objectives, *(limit.metric.name for limit in limits))
     by_energy = "energy" in decisive
     energy = measurement.take("energy", bool, False) or by_energy
     study = Study(
@@ -204,7 +216,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         in_flight=training.take_count("in_flight", IN_FLIGHT_PER_WORKER * workers),
         training_limit_s=training.take_number("time_limit_s", 3600.0, low=1.0),
         targets=targets,
-        objective=objective,
+        objectives=tuple(objectives),
+        across_targets=top.take_name("across_targets", ACROSS_TARGETS, "worst"),
         limits=(*limits, *_network_limits(top, where)),
         screen=plan_of(measurement.table("screen"), dataclasses.replace(SCREEN, energy=by_energy), decisive),
         confirm=plan_of(measurement.table("confirm"), dataclasses.replace(CONFIRM, energy=energy), decisive),

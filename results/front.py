@@ -70,9 +70,12 @@ class Member:
 
 
 def objectives(problem: Problem, target: str) -> tuple[Metric, ...]:
-    """The problem's objectives as they are on one target: accuracy first, then the costs."""
+    """The problem's objectives as they are on one target: accuracy first, then the costs.
+
+    A cost that is an objective of every target is one on each.
+    """
     costs = [replace(o, targets=(target,) if o.targets else (), scales=()) for o in problem.objectives[1:]]
-    return Metric("accuracy", (target,), maximise=problem.objectives[0].maximise), *costs
+    return Metric("accuracy", (target,), maximise=problem.objectives[0].maximise), *dict.fromkeys(costs)
 
 
 def limits_of(problem: Problem, target: Target) -> tuple[Limit, ...]:

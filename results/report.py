@@ -17,7 +17,7 @@ from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
 from results.markdown import table
-from results.records import Limit, Option, Target
+from results.records import Limit, Metric, Option, Problem, Target
 from results.relaxation_report import relaxation
 from results.speedups import speedups
 from results.statistics import judge
@@ -79,11 +79,18 @@ def report(
 # --------------------------------------------------------------------------- what was searched
 
 
+def _goal(objective: Metric, problem: Problem) -> str:
+    """An objective in words, with its target where there is another of that name."""
+    same = sum(other.name == objective.name for other in problem.objectives)
+    where = f" on {' '.join(objective.targets)}" if same > 1 else ""
+    return f"{'most' if objective.maximise else 'least'} {words(objective.name)}{where}"
+
+
 def _searched(known: History) -> list[str]:
     config = known.config
     task, space, strategy = (config.get(name, {}) for name in ("task", "space", "strategy"))
     limits = [f"{_limit(x)} on {' '.join(x.metric.targets) or 'the network'}" for x in known.problem.limits]
-    goals = [f"{'most' if o.maximise else 'least'} {words(o.name)}" for o in known.problem.objectives]
+    goals = [_goal(o, known.problem) for o in known.problem.objectives]
     fidelity = config.get("fidelity", {})
     lines = [
         f"- **Task**: {task.get('name', 'unknown')}, {task.get('metric', 'accuracy')}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from harness.quantities import parse_limit, show
 from harness.study import read_study, study_of
 from harness.training_pools import pool_of
 from results.errors import ConfigError
-from results.records import Limit, Metric
+from results.front import objectives
+from results.records import Limit, Metric, Problem
 
 GOOD = """
 name = "demo"
@@ -161,3 +163,36 @@ def test_figures_are_shown_with_units() -> None:
     assert show("size", 375_000) == "375 kB"
     assert show("macs", 3.6e6) == "3.6 M"
     assert show("accuracy", 0.97231) == "0.972"
+
+
+def problem_of(folder: Path, line: str) -> Problem:
+    return read_study(write(folder, GOOD.replace("seed = 7", f"seed = 7\n{line}"))).problem
+
+
+def test_costs_of_each_target_and_several_costs(tmp_path: Path) -> None:
+    ort, tflite = "pi5-onnxruntime-fp32-threads1", "pi5-tflite-fp32-threads2"
+    accuracy = Metric("accuracy", maximise=True)
+    each = problem_of(tmp_path, 'across_targets = "each"')
+    assert each.objectives == (accuracy, Metric("latency_p90", (ort,)), Metric("latency_p90", (tflite,)))
+    assert each.limits == problem_of(tmp_path, "").limits
+    several = problem_of(tmp_path, 'objective = ["latency_p90", "parameters"]')
+    worst = Metric("latency_p90", (ort, tflite), (0.008, 0.004))
+    assert several.objectives == (accuracy, worst, Metric("parameters"))
+    both = problem_of(tmp_path, 'objective = ["peak_memory", "macs"]\nacross_targets = "each"')
+    memory = (Metric("peak_memory", (ort,)), Metric("peak_memory", (tflite,)))
+    assert both.objectives == (accuracy, *memory, Metric("macs"))
+    assert objectives(both, tflite) == (replace(accuracy, targets=(tflite,)), memory[1], Metric("macs"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('objective = ["macs", "macs"]', "objective names one twice"),
+        ("objective = []", "objective is an empty list"),
+        ('objective = ["macs", "latency"]', "unknown name 'latency'; did you mean 'latency_p"),
+        ('across_targets = "mean"', "across_targets unknown name 'mean'"),
+    ],
+)
+def test_objectives_that_are_none(tmp_path: Path, line: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        problem_of(tmp_path, line)
