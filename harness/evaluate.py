@@ -18,7 +18,7 @@ from harness.rig import Progressing, Rig
 from harness.train import Trainer
 from harness.verify import Prover
 from results.codec import from_json, to_json
-from results.errors import ArchitectureError, CandidateError
+from results.errors import ArchitectureError, CandidateError, TrainingError
 from results.fidelity import is_full, levels
 from results.front import own_limits
 from results.records import Evaluation, Limit, Measurement, State, Target, Trial
@@ -67,6 +67,8 @@ class Evaluator:
         try:
             return known.evaluation(self._steps(known))
         except (CandidateError, ArchitectureError) as error:
+            if isinstance(error, TrainingError):
+                known.training_s += error.training_s
             return known.evaluation("failed", str(error))
         except Unmeasured as reason:
             return known.evaluation("unmeasured", str(reason))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import Any
 
 from harness.progress import Watcher
 from results.codec import from_json, to_json
@@ -123,6 +124,9 @@ class Loop:
         _, future = self._pending[number]
         evaluation = future.result()
         del self._pending[number]
-        self._run.append("told", str(number), {"state": evaluation.state, "error": evaluation.error})
+        body: dict[str, Any] = {"state": evaluation.state, "error": evaluation.error}
+        if evaluation.state == "failed" and evaluation.training_s:
+            body["training_s"] = evaluation.training_s  # nothing else is stored of a training that failed
+        self._run.append("told", str(number), body)
         self._strategy.tell(evaluation)
         self._watcher.told(evaluation)

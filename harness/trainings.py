@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from results.codec import digest, to_json
+from results.errors import TrainingError
 from results.records import Option, Proposal
 from results.store import Run
 from search.network import Network
@@ -54,7 +55,10 @@ class SharedTrainings:
             if future is None:
                 future = self._known[key] = Future()
         if not mine:
-            return {**future.result(), "training_s": 0.0, "wall_s": 0.0}
+            try:
+                return {**future.result(), "training_s": 0.0, "wall_s": 0.0}
+            except TrainingError as error:  # its seconds are those of who trained
+                raise TrainingError(error.artifact, error.message) from error
         try:
             body = train()
         except BaseException as error:

@@ -156,7 +156,20 @@ class WrongOutput(CandidateError):
 
 
 class TrainingError(CandidateError):
-    """The training gave no usable network."""
+    """The training gave no usable network.
+
+    Args:
+        artifact: Name of the candidate.
+        message: What happened.
+        training_s: CPU time that was spent until then, as far as known [s].
+    """
+
+    def __init__(self, artifact: str, message: str, training_s: float = 0.0) -> None:
+        super().__init__(artifact, message)
+        self.training_s = training_s
+
+    def __reduce__(self) -> tuple[type[TrainingError], tuple[str, str, float]]:  # type: ignore[override]
+        return type(self), (self.artifact, self.message, self.training_s)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

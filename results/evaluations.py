@@ -30,7 +30,7 @@ class TrialRecords:
         accuracy: Validation score by precision.
         learning_curve: Validation score after each epoch.
         checkpoint: Hash of the trained weights.
-        training_s: CPU time of the training.
+        training_s: CPU time of the training, also of one that failed.
         stopped: Forecast for which the training was ended early, or None.
         exported: Trained files, by ``<format>-<precision>``.
         confirmed: By target name, with trained weights over fresh agents.
@@ -196,6 +196,7 @@ def _scored(known: TrialRecords, record: Record, _: str) -> None:
 def _told(known: TrialRecords, record: Record, _: str) -> None:
     known.state = str(record.body["state"])
     known.error = record.body["error"]
+    known.training_s = float(record.body.get("training_s", known.training_s))
     known.told_at = record.at
 
 

@@ -89,7 +89,7 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
         "width": proposal.fidelity.width,
         "resolution": proposal.fidelity.resolution,
         "weights_from": proposal.weights_from,
-        "training_s": trial.training_s if trial.accuracy else None,
+        "training_s": trial.training_s if trial.accuracy or trial.training_s else None,
         "asked_at": iso(trial.asked_at),
         "told_at": None if trial.told_at is None else iso(trial.told_at),
         "graph": trial.graph,

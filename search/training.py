@@ -134,13 +134,14 @@ def train(
             device=job.device,
         )
         stopped = False
-        try:
-            (task.trainer or one_cycle)(module, run)
-        except Stopped:
-            stopped = len(run.curve) < run.epochs
-        trained, flushed = _settled(weights_of(module), candidate)
-        load_weights(module, trained)
-        score = run.validate()
+        with _counted(run), _blamed_on(candidate):
+            try:
+                (task.trainer or one_cycle)(module, run)
+            except Stopped:
+                stopped = len(run.curve) < run.epochs
+            trained, flushed = _settled(weights_of(module), candidate)
+            load_weights(module, trained)
+            score = run.validate()
     curve = tuple(run.curve) or (score.value,)
     return TrainingResult(score, curve, trained, run.training_s, flushed, stopped)
 
@@ -264,6 +265,16 @@ def _blamed_on(candidate: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise TrainingError(candidate, f"the training raised:\n{last_lines(error)}") from error
+
+
+@contextlib.contextmanager
+def _counted(run: TrainingRun) -> Iterator[None]:
+    """What a training took that gave no network is said with the error."""
+    try:
+        yield
+    except TrainingError as error:
+        error.training_s = run.training_s
+        raise
 
 
 def _settled(weights: dict[str, NDArray[np.float32]], candidate: str) -> tuple[Weights, int]:

@@ -108,7 +108,8 @@ class _Slot:
                 if item.order.asks:
                     worker.connection.send(stop)
         except (EOFError, OSError) as error:
-            raise WorkerDied(_how_it_ended(self._processes.exitcode(worker)), epoch) from error
+            reason = _how_it_ended(self._processes.exitcode(worker))
+            raise WorkerDied(reason, epoch, watch.spent_s) from error
 
 
 def _how_it_ended(exitcode: int | None) -> str:
@@ -132,6 +133,11 @@ class _Watch:
         self._still = 0
         self._limit_s = 1.2 * item.time_limit_s + _GRACE_S
 
+    @property
+    def spent_s(self) -> float:
+        """CPU time of the job when it was last looked at [s]."""
+        return self._last_s - self._started_s
+
     def tick(self) -> None:
         """Called every second in which the worker said nothing and was not stopped.
 
@@ -143,13 +149,11 @@ class _Watch:
         self._last_s = now_s
         if now_s - self._started_s > self._limit_s:
             limit_s = self._item.time_limit_s
-            raise TrainingError(
-                self._item.candidate, f"longer than the time limit of {limit_s:g} s of CPU time; killed"
-            )
+            text = f"longer than the time limit of {limit_s:g} s of CPU time; killed"
+            raise TrainingError(self._item.candidate, text, self.spent_s)
         if self._still >= _STALLED_TICKS:
-            raise TrainingError(
-                self._item.candidate, f"used no CPU for {_STALLED_TICKS * _TICK_S:g} s, so it hangs; killed"
-            )
+            text = f"used no CPU for {_STALLED_TICKS * _TICK_S:g} s, so it hangs; killed"
+            raise TrainingError(self._item.candidate, text, self.spent_s)
 
 
 def _cpu_s(pid: int) -> float:

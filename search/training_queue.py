@@ -37,11 +37,12 @@ _ATTEMPTS = 2
 
 
 class WorkerDied(Exception):
-    """A worker ended in the middle of a job, after epoch ``epoch`` of it."""
+    """A worker ended in the middle of a job, after epoch ``epoch`` of it and ``spent_s`` CPU seconds."""
 
-    def __init__(self, reason: str, epoch: int) -> None:
+    def __init__(self, reason: str, epoch: int, spent_s: float = 0.0) -> None:
         super().__init__(reason)
         self.epoch = epoch
+        self.spent_s = spent_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,12 +255,16 @@ def _persistent(slot: Slot, item: Queued) -> Outcome:
         PoolClosed: If the pool was closed meanwhile.
     """
     deaths = furthest = 0
+    spent_s = 0.0
     while True:
         try:
             return slot.attempt(item)
         except (WorkerDied, OSError) as death:
             slot.discard()
-            epoch = death.epoch if isinstance(death, WorkerDied) else 0
+            epoch = 0
+            if isinstance(death, WorkerDied):
+                epoch = death.epoch
+                spent_s += death.spent_s
             deaths = 1 if epoch > furthest else deaths + 1
             furthest = max(furthest, epoch)
             if deaths == _ATTEMPTS:
@@ -267,6 +272,7 @@ def _persistent(slot: Slot, item: Queued) -> Outcome:
                     item.candidate,
                     f"its training process ended {_ATTEMPTS} times, last: {death}; a training that needs "
                     "more memory than the machine has ends like this",
+                    spent_s,
                 ) from death
         except TrainingError:
             slot.discard()

@@ -34,6 +34,7 @@ from search.fidelity import SuccessiveHalving
 from search.learning_curve_stopping import StopsEarly
 from search.strategies import random_search
 from search.weight_sources import StartsFrom
+from tests.fixtures_training import task_file
 from tests.test_fidelity import SPACE, evaluated, learns, searched
 
 FULL = Fidelity(12)
@@ -173,19 +174,25 @@ def test_a_whole_search_with_all_that_need_no_supernet() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, Run, Path]]:
     """A study with real trainings on boards that sleep instead of measuring."""
     folder = tmp_path_factory.mktemp("fast")
-    study = study_of(STUDY, Path("fast.toml"))
     with Store.open(folder / "store.sqlite") as store:
-        told = {"study": STUDY, "targets": to_json(study.targets), "problem": to_json(study.problem)}
-        run = store.begin("fast", told | {"fidelity": to_json(study.fidelity), "seed": study.seed})
-        lab = Lab(folder / "lab.toml", {"board": DeviceEntry("board", "local")})
-        with config.open_rig(study, lab, store, run, Watcher()) as rig:
-            busy_s: dict[str, float] = defaultdict(float)
-            board = Board("board", lambda: SleepingAgent(0.0, busy_s, "board"), lambda: None, rig.host)
-            rig.boards = {"board": board}
-            rig.order = study.targets
-            strategy = config.strategy_of(study, rig.space)
-            stages.search(rig, accelerated(study.speedups, strategy, candidates=study.trials))
+        study, run = searched_live(STUDY, folder, store)
         yield study, run, folder
+
+
+def searched_live(wanted: dict[str, Any], folder: Path, store: Store) -> tuple[Study, Run]:
+    """The search of a study, done."""
+    study = study_of(wanted, Path("fast.toml"))
+    told = {"study": wanted, "targets": to_json(study.targets), "problem": to_json(study.problem)}
+    run = store.begin("fast", told | {"fidelity": to_json(study.fidelity), "seed": study.seed})
+    lab = Lab(folder / "lab.toml", {"board": DeviceEntry("board", "local")})
+    with config.open_rig(study, lab, store, run, Watcher()) as rig:
+        busy_s: dict[str, float] = defaultdict(float)
+        board = Board("board", lambda: SleepingAgent(0.0, busy_s, "board"), lambda: None, rig.host)
+        rig.boards = {"board": board}
+        rig.order = study.targets
+        strategy = config.strategy_of(study, rig.space)
+        stages.search(rig, accelerated(study.speedups, strategy, candidates=study.trials))
+    return study, run
 
 
 def by_rung(known: History) -> dict[int, list[Any]]:
@@ -257,6 +264,30 @@ def test_the_report_says_what_was_saved_and_risked(finished: tuple[Study, Run, P
     assert "lower fidelity" in text
     assert f"{sum(t.training_s for t in known.trials):.0f} s of CPU time" in text
     assert np.isfinite(lower.saved_s)
+
+
+def test_the_seconds_of_trainings_that_failed_count(tmp_path: Path) -> None:
+    code = """
+        from search.training_run import one_cycle
+        LARGE = 1000
+        def train(module, run):
+            one_cycle(module, run)
+            if sum(p.numel() for p in module.parameters()) > LARGE:
+                raise ValueError("as large as that")
+    """
+    widths = {**STUDY["space"], "depths": [1], "max_downsamplings": 0, "widths": [4, 16]}
+    wanted = {**STUDY, "trials": 2, "task": {"name": task_file(tmp_path, code)}, "space": widths}
+    with Store.open(tmp_path / "store.sqlite") as store:
+        _, run = searched_live(wanted | {"speedups": []}, tmp_path, store)
+        known = history(run)
+        (failed,) = (t for t in known.trials if t.state == "failed")
+        (complete,) = (t for t in known.trials if t.state == "complete")
+        assert failed.error is not None
+        assert "as large as that" in failed.error
+        assert failed.training_s == failed.evaluation().training_s > 0
+        assert complete.training_s > 0
+        seconds = table.trials_table(known).set_index("trial")["training_s"]
+        assert seconds[failed.trial.number] == failed.training_s
 
 
 class Notes(Watcher):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -317,6 +318,21 @@ def test_weights_that_are_not_numbers_end_it(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match=r"c0\.weight has values that are not finite"):
         train(two_classes(task))
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('enough')", "run.check_finite(float('nan'))"])
+def test_what_a_failed_training_took_is_said_with_the_error(tmp_path: Path, end: str) -> None:
+    code = f"""
+        def train(module, run):
+            while run.training_s < 0.05:
+                run.validate()
+            {end}
+    """
+    with pytest.raises(TrainingError) as caught:
+        train(two_classes(task_file(tmp_path, code)))
+    assert caught.value.training_s > 0.05
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.training_s) == (str(caught.value), caught.value.training_s)
 
 
 def test_a_device_that_is_not_there() -> None:
