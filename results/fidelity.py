@@ -19,6 +19,9 @@ from results.records import Architecture, Evaluation, Fidelity, Interval, Trial
 PREDICTS = 0.5
 """Kendall's tau that a rung is to reach: then three of four pairs of networks are in the right order."""
 
+INHERITED = "inherited_epochs"
+"""Key of a proposal's note: how many epochs of its parent a child is to count at the most."""
+
 LEAST_PAIRS = 8
 """Networks at two rungs from which on a rung may be raised."""
 
@@ -51,8 +54,9 @@ def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
 
     Epochs count where they were of the same subset, width and resolution: all of them where the network is
     the same (a promotion); of another network that it grew from, at most as many as it was trained itself,
-    which is what inherited weights are worth at best.  A supernet's never do.  A parent that is not among the
-    trials adds none.
+    which is what inherited weights are worth at best, and no more than its proposal's note says
+    (:data:`INHERITED`), so that it is of the level that was wanted.  A supernet's never do.  A parent that is
+    not among the trials adds none.
     """
     found: dict[int, Fidelity] = {}
     by_number = {trial.number: trial.proposal for trial in trials}
@@ -60,10 +64,10 @@ def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
         own, parent = proposal.fidelity, proposal.weights_from
         before = found.get(parent) if isinstance(parent, int) else None
         if isinstance(parent, int) and before is not None and replace(before, epochs=own.epochs) == own:
-            same = by_number[parent].architecture == proposal.architecture
-            own = replace(
-                own, epochs=own.epochs + (before.epochs if same else min(before.epochs, own.epochs))
-            )
+            inherited = before.epochs
+            if by_number[parent].architecture != proposal.architecture:
+                inherited = min(inherited, own.epochs, proposal.note.get(INHERITED, inherited))
+            own = replace(own, epochs=own.epochs + inherited)
         found[number] = own
     return found
 

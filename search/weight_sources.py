@@ -4,8 +4,9 @@ A new candidate takes over the weights of the trained network that differs from 
 Where a morphism leads from one to the other it begins with what that one computes (:mod:`search.morphism`);
 elsewhere with what fits.  It is then trained for a share of the epochs: a child of a full parent needs about
 half (Cai et al. 2018, "Efficient architecture search by network transformation", had 20 epochs for 300; here
-a deeper child reached in 3 epochs what took 5 to 6 from fresh weights).  The parent's epochs count as
-its own, up to as many as it is trained itself (:func:`results.fidelity.levels`).
+a deeper child reached in 3 epochs what took 5 to 6 from fresh weights).  The parent's epochs count for the
+rest, up to as many as it is trained itself (:func:`results.fidelity.levels`): a parent that has had fewer
+leaves more to do, and one that was trained on other images is none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import replace
 from typing import Literal
 
 from results.errors import ConfigError
-from results.records import Architecture, Evaluation, Proposal, Trial
+from results.fidelity import INHERITED, levels
+from results.records import Architecture, Evaluation, Fidelity, Proposal, Trial
 from search import strategy
 
 SHARE = 0.5
@@ -54,38 +56,50 @@ class StartsFrom(strategy.Strategy):
         self._source = source
         self._share = share
         self._nearest = nearest
-        self._trained: dict[Architecture, tuple[int, int]] = {}
+        self._told: list[Trial] = []
+        self._trained: dict[tuple[Architecture, Fidelity], Trial] = {}
+        """The last training of each network, by what it saw of images."""
+        self._epochs: dict[int, int] = {}
+        """Epochs of trials, inherited ones counted."""
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """What the strategy within proposes, with where its weights come from."""
         proposal = self._within.ask(number, pending)
         if proposal is None or proposal.screen_only or proposal.weights_from is not None:
             return proposal
-        if proposal.architecture in self._trained:
+        if (proposal.architecture, _images(proposal.fidelity)) in self._trained:
             return proposal  # it was trained before and is to begin again
         if self._source == "supernet":
             return replace(proposal, weights_from="supernet")
-        parent = self._parent(proposal.architecture)
-        if parent is None:
-            return proposal
-        epochs = math.ceil(self._share * proposal.fidelity.epochs)
-        return replace(proposal, weights_from=parent, fidelity=replace(proposal.fidelity, epochs=epochs))
+        return self._child(proposal)
 
-    def _parent(self, architecture: Architecture) -> int | None:
-        """Number of the trial of the nearest trained network; of equally near ones the longest trained."""
+    def _child(self, proposal: Proposal) -> Proposal:
+        """A proposal that begins with a parent's weights; itself where there is none near enough."""
+        images, wanted = _images(proposal.fidelity), proposal.fidelity.epochs
         near = [
-            (self.space.distance(architecture, other), -epochs, -number)
-            for other, (epochs, number) in self._trained.items()
-            if other != architecture
+            (self.space.distance(proposal.architecture, other), -t.proposal.fidelity.epochs, -t.number)
+            for (other, seen), t in self._trained.items()
+            if seen == images
         ]
-        distance, _, number = min(near, default=(math.inf, 0, 0))
-        return -number if distance <= self._nearest else None
+        distance, _, number = min(near, default=(math.inf, 0, 0))  # of equally near ones the longest trained
+        if distance > self._nearest:
+            return proposal
+        own = max(math.ceil(self._share * wanted), wanted - self._epochs[-number])
+        note = {**proposal.note, INHERITED: wanted - own}
+        fidelity = replace(proposal.fidelity, epochs=own)
+        return replace(proposal, weights_from=-number, fidelity=fidelity, note=note)
 
     def tell(self, evaluation: Evaluation) -> None:
         """Remembers whose weights there are, and tells the strategy within."""
         trial = evaluation.trial
-        lower = replace(trial.proposal.fidelity, epochs=self.fidelity.epochs) != self.fidelity
-        if evaluation.state == "complete" and not evaluation.stopped and not lower:
-            epochs = trial.proposal.fidelity.epochs
-            self._trained[trial.proposal.architecture] = (epochs, trial.number)
+        self._told.append(trial)
+        if evaluation.state == "complete" and not evaluation.stopped:
+            level = levels(self._told)[trial.number]
+            self._trained[trial.proposal.architecture, _images(level)] = trial
+            self._epochs[trial.number] = level.epochs
         self._within.tell(evaluation)
+
+
+def _images(fidelity: Fidelity) -> Fidelity:
+    """What is trained of a network, and on which images, whatever the number of epochs."""
+    return replace(fidelity, epochs=0)

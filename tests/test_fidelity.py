@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from results.errors import ConfigError
-from results.fidelity import agreements, describe_fidelity, is_full, levels
+from results.fidelity import INHERITED, agreements, describe_fidelity, is_full, levels
 from results.records import Architecture, Evaluation, Fidelity, Limit, Metric, Problem, Proposal, Score, Trial
 from search.fidelity import SuccessiveHalving
 from search.ladder import Ladder, geometric
@@ -286,6 +286,8 @@ def test_levels_count_the_epochs_of_the_weights() -> None:
         trial(5, 8, 99),
     ]
     assert [level.epochs for level in levels(rows).values()] == [4, 12, 8, 8, 8, 8]
+    (child, *_) = (replace(t, proposal=replace(t.proposal, note={INHERITED: 3})) for t in rows[2:3])
+    assert levels([*rows[:2], child])[2] == Fidelity(7)  # of a rung of seven epochs, not of eight
     assert is_full(Fidelity(12), Fidelity(12))
     assert not is_full(Fidelity(11), Fidelity(12))
     assert not is_full(Fidelity(12, width=0.5), Fidelity(12))

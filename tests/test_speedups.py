@@ -24,7 +24,7 @@ from results import table
 from results.codec import to_json
 from results.errors import ConfigError
 from results.evaluations import History, fully_trained, history
-from results.fidelity import levels
+from results.fidelity import INHERITED, levels
 from results.records import Fidelity, Metric, Problem, Trial
 from results.report import report
 from results.speedups import savings
@@ -158,6 +158,30 @@ def test_children_begin_with_the_weights_of_a_near_parent() -> None:
         assert SPACE.distance(child.architecture, parent.architecture) <= 2.0
         assert child.fidelity.epochs == FULL.epochs / 2
     assert {level.epochs for level in levels(e.trial for e in told).values()} == {12}
+
+
+@pytest.mark.parametrize(
+    ("entry", "share"),
+    [
+        ({"rungs": [{"epochs": 3}, {"epochs": 7}]}, 0.5),
+        ({"rungs": [{"epochs": 3}, {"epochs": 7}]}, 0.75),
+        ({"rungs": [{"epochs": 2}, {"epochs": 5}], "brackets": 3}, 0.5),
+        ({"rungs": [{"epochs": 3, "subset": 0.5}]}, 0.5),
+        ({"rungs": [{"epochs": 3, "width": 0.5}]}, 0.5),
+    ],
+)
+def test_children_are_of_the_rung_at_which_they_begin(entry: dict[str, Any], share: float) -> None:
+    """Whatever its own epochs, a rung has one level, and the top rung is the full training."""
+    problem = Problem((Metric("accuracy", maximise=True), Metric("macs")))
+    plain = random_search.Strategy(SPACE, problem, fidelity=FULL, seed=1)
+    found = named({"name": "lower_fidelity", **entry}, {"name": "inheritance", "share": share})
+    assert found.ladder is not None
+    told = searched(accelerated(found, plain, candidates=36))
+    reached = levels(e.trial for e in told)
+    assert sum(INHERITED in e.trial.proposal.note for e in told) > 5
+    for evaluation in told:
+        rung = evaluation.trial.proposal.note["rung"]
+        assert reached[evaluation.trial.number] == found.ladder.rungs[rung]
 
 
 def test_a_whole_search_with_all_that_need_no_supernet() -> None:
