@@ -73,6 +73,22 @@ def test_what_is_trained_was_measured_first_and_no_more_is_measured_than_allowed
         assert len(measured) <= max(3 * (trained + 1), 8), "the start has two per training at most"
 
 
+def test_a_tight_limit_does_not_make_it_measure_without_end() -> None:
+    """Once its measurements are used up it trains what probably keeps the limit, instead of trying on."""
+    tightest = float(np.percentile(Table(["pixel3_latency_ms"]).costs, 5))
+    tight = Table(["pixel3_latency_ms"], limits={"pixel3_latency_ms": tightest})
+    strategy = bayesian.Strategy(
+        tight.space,
+        tight.problem(cost_objectives=False),
+        fidelity=FIDELITY,
+        seed=1,
+        start=6,
+        shortlist=2,
+    )
+    found = played(strategy, tight, 20)
+    assert len({proposal.architecture for proposal, _ in found}) <= 2 * 20 + 10
+
+
 def test_every_fourth_training_is_chosen_by_a_surrogate_half_as_sure(table: Table) -> None:
     strategy = bayesian.Strategy(
         table.space, table.problem(), fidelity=FIDELITY, seed=2, start=4, shortlist=2
