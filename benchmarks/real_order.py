@@ -3,10 +3,12 @@
 ::
 
     python -m benchmarks.real_order --seeds 20 --budget 20,40 --json real_order.json
+    python -m benchmarks.real_order --seeds 20 --budget 20,40 --latency emulated --json emulated.json
 
 Searches the networks of ``benchmarks/data/real_training.csv`` (see :mod:`benchmarks.real_training`), those of
 the space ``chain`` and those of ``cell`` each by themselves, as a study searches one space.  A search sees
-validation accuracies and latencies on this host; ``hypervolume_regret`` is 1 - hypervolume of (test accuracy,
+validation accuracies and latencies on the host of the table or, with ``--latency emulated``, on its emulated
+board; ``hypervolume_regret`` is 1 - hypervolume of (test accuracy,
 latency) of what it trained / that of all rows, as in :mod:`benchmarks.search_quality`: mean and standard
 error over seeds.  ``order`` has the strategies by their mean regret over both spaces, the best first;
 ``below_random`` how far each is below random search, seed by seed: mean difference and its standard error.
@@ -124,17 +126,18 @@ class RowsTable(Table):
     Args:
         whole: The space that the rows are of.
         rows: Rows of the CSV file; those whose training failed are left out.
+        latency: Whose latencies: ``host`` or ``emulated``.
     """
 
-    def __init__(self, whole: SearchSpace, rows: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, whole: SearchSpace, rows: Sequence[Mapping[str, str]], latency: str = "host") -> None:
         trained = [row for row in rows if row["state"] == "complete"]
         space = RowsSpace(whole, [[int(c) for c in row["choices"].split("-")] for row in trained])
         self.space = space  # type: ignore[assignment]  # not the published cells
         self.errors = 1.0 - np.array([float(row["test_accuracy"]) for row in trained])
-        self.costs = np.array([[float(row["host_latency_s"])] for row in trained])
+        self.costs = np.array([[float(row[f"{latency}_latency_s"])] for row in trained])
         self._row = {architecture: i for i, architecture in enumerate(space.architectures())}
-        self.targets = (Target("this-host", "onnxruntime"),)
-        self.metrics = (Metric("latency_p50", ("this-host",)),)
+        self.targets = (Target(latency, "onnxruntime"),)
+        self.metrics = (Metric("latency_p50", (latency,)),)
         self.limits = ()
         self._seen = [float(row["validation_accuracy"]) for row in trained]
 
@@ -145,8 +148,12 @@ class RowsTable(Table):
         return replace(told, accuracy={"fp32": seen}) if told.state == "complete" else told
 
 
-def tables(path: Path) -> dict[str, RowsTable]:
-    """The rows of a file by the name of their space."""
+def tables(path: Path, latency: str = "host") -> dict[str, RowsTable]:
+    """The rows of a file by the name of their space.
+
+    Raises:
+        ValueError: If a row was not measured there.
+    """
     task = load_task(TASK)
     shape, classes = task.input_shape, task.classes
     spaces: list[SearchSpace] = [
@@ -155,8 +162,11 @@ def tables(path: Path) -> dict[str, RowsTable]:
     ]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if missing := sum(not row[f"{latency}_latency_s"] for row in rows):
+        raise ValueError(f"{path}: {missing} rows have no {latency}_latency_s; see benchmarks.real_training")
     return {
-        space.name: RowsTable(space, [row for row in rows if row["space"] == space.name]) for space in spaces
+        space.name: RowsTable(space, [row for row in rows if row["space"] == space.name], latency)
+        for space in spaces
     }
 
 
@@ -220,16 +230,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE")
+    parser.add_argument("--latency", choices=("host", "emulated"), default="host", help="measured where")
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
     parser.add_argument("--seeds", type=int, default=20, help="searches each (default 20)")
     parser.add_argument("--budget", default="20,40", help="trainings after which to look (default 20,40)")
     args = parser.parse_args(argv)
     budgets = [int(budget) for budget in args.budget.split(",")]
-    known = tables(args.table)
+    known = tables(args.table, args.latency)
     found = regrets(known, args.strategies.split(","), range(args.seeds), budgets)
     figures = report(found, budgets) | {
         "rows": {name: len(table.errors) for name, table in known.items()},
         "seeds": args.seeds,
+        "latency": args.latency,
         "command": f"--strategies {args.strategies} --seeds {args.seeds} --budget {args.budget}",
     }
     print(json.dumps(figures, indent=2))

@@ -3,6 +3,7 @@
 ::
 
     python -m benchmarks.real_training --limit 200 --minutes 60
+    python -m benchmarks.real_training --limit 200 --minutes 60 --emulated pi4
 
 Adds rows to ``benchmarks/data/real_training.csv`` until it has ``--limit`` networks or the minutes are over;
 the same command goes on from there. Networks are drawn alternately from the spaces ``chain`` and ``cell``
@@ -98,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(_row(number, space, architecture, task, boards))
             row = rows.rows[-1]
             _say(f"{len(rows.rows)} rows: {row['space']} {row['state']} {row['test_accuracy'][:5]}")
+        if len(boards) > 1:
+            _fill(rows, task, boards[1], ends_at)
     print(f"{args.table}: {len(rows.rows)} of {args.limit} rows")
     return 0
 
@@ -118,11 +121,7 @@ def _boards(args: argparse.Namespace, stack: ExitStack) -> list[Board]:
 
 def _drawn(task: Task, rows: Rows) -> Iterator[tuple[int, SearchSpace, Architecture]]:
     """The networks after those of the table, without end."""
-    shape, classes = task.input_shape, task.classes
-    spaces: list[SearchSpace] = [
-        ChainSpace(input_shape=shape, classes=classes),
-        CellSpace(input_shape=shape, classes=classes, channels=CHANNELS, cells=CELLS),
-    ]
+    spaces = _spaces(task)
     seen = {(row["space"], row["choices"]) for row in rows.rows}
     number = max((int(row["number"]) for row in rows.rows), default=-1)
     while True:
@@ -132,6 +131,27 @@ def _drawn(task: Task, rows: Rows) -> Iterator[tuple[int, SearchSpace, Architect
         if (space.name, _text(architecture)) not in seen:
             seen.add((space.name, _text(architecture)))
             yield number, space, architecture
+
+
+def _spaces(task: Task) -> list[SearchSpace]:
+    shape, classes = task.input_shape, task.classes
+    return [
+        ChainSpace(input_shape=shape, classes=classes),
+        CellSpace(input_shape=shape, classes=classes, channels=CHANNELS, cells=CELLS),
+    ]
+
+
+def _fill(rows: Rows, task: Task, board: Board, ends_at: float) -> None:
+    """Measures the rows that no emulated board has measured yet."""
+    spaces = {space.name: space for space in _spaces(task)}
+    for place, row in enumerate(rows.rows):
+        if row["emulated_latency_s"] or time.monotonic() > ends_at:
+            continue
+        space = spaces[row["space"]]
+        network = space.build(space.architecture([int(c) for c in row["choices"].split("-")]))
+        file = untrained_file(network, initial_weights(network, 0), Kind("onnx", "fp32"))
+        rows.replace(place, row | _emulated(_measurement(board, file)))
+        _say(f"row {place}: {row['host_latency_s']} s here, {rows.rows[place]['emulated_latency_s']} s there")
 
 
 def _text(architecture: Architecture) -> str:
@@ -187,13 +207,16 @@ def _measured(network: Network, boards: Sequence[Board]) -> dict[str, Any]:
         "host": measurement.environment.get("model"),
     }
     if len(boards) > 1:
-        emulated = _measurement(boards[1], file)
-        figure = latency(emulated, 0.5)
-        found |= {
-            "emulated_latency_s": "" if figure is None else figure.value,
-            "emulated": emulated.environment.get("emulated"),
-        }
+        found |= _emulated(_measurement(boards[1], file))
     return found
+
+
+def _emulated(measurement: Measurement) -> dict[str, Any]:
+    figure = latency(measurement, 0.5)
+    return {
+        "emulated_latency_s": "" if figure is None else figure.value,
+        "emulated": measurement.environment.get("emulated"),
+    }
 
 
 def _measurement(board: Board, file: Exported) -> Measurement:

@@ -42,3 +42,15 @@ class Rows:
             file.flush()
             os.fsync(file.fileno())
         self.rows.append({name: str(row[name]) for name in self.columns})
+
+    def replace(self, place: int, row: Mapping[str, Any]) -> None:
+        """Puts another row in the place of one; the file is written anew, whole or not at all."""
+        self.rows[place] = {name: str(row[name]) for name in self.columns}
+        written = self.path.with_suffix(self.path.suffix + ".new")
+        with written.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(self.path)

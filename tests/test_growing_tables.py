@@ -26,6 +26,18 @@ def test_rows_are_gone_on_with(tmp_path: Path) -> None:
         Rows(path, ("a", "c"))
 
 
+def test_a_row_is_replaced_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = Rows(path, ("a", "b"))
+    for number in range(3):
+        rows.append({"a": number, "b": ""})
+    rows.replace(1, rows.rows[1] | {"b": "x, y"})
+    rows.append({"a": 3, "b": ""})
+    assert [row["b"] for row in Rows(path, ("a", "b")).rows] == ["", "x, y", "", ""]
+    assert rows.rows == Rows(path, ("a", "b")).rows
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
+
+
 def test_the_sample_is_stratified_by_the_published_latency() -> None:
     table = pd.read_parquet(TABLE)
     cells = emulation_correlation.sample(60, 0)
