@@ -54,7 +54,7 @@ class Ladder:
                 f"a network is not promoted below a probability from 0 to 0.5, got {self.level}"
             )
         for low, high in itertools.pairwise(self.rungs):
-            if not _below(low, high):
+            if not is_below(low, high):
                 raise ConfigError(f"the rungs of a ladder must rise, but {low} is not below {high}")
 
     @property
@@ -93,8 +93,13 @@ class Ladder:
         return 0
 
 
-def _below(low: Fidelity, high: Fidelity) -> bool:
-    """Whether a fidelity has no more of anything than another, and less of something."""
+def is_below(low: Fidelity, high: Fidelity) -> bool:
+    """Whether a fidelity has no more of anything than another, and less of something.
+
+    Scores of shared weights (no epochs) are below any training, whatever its images.
+    """
+    if low.epochs == 0 < high.epochs:
+        return True
     a = (low.epochs, low.subset, low.width, low.resolution or math.inf)
     b = (high.epochs, high.subset, high.width, high.resolution or math.inf)
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))

@@ -138,6 +138,13 @@ def test_rungs_rise(low: Fidelity, high: Fidelity) -> None:
         Ladder((low, high))
 
 
+def test_scores_of_shared_weights_are_below_any_training() -> None:
+    ladder = Ladder((Fidelity(0), Fidelity(2, resolution=8), Fidelity(6)))
+    assert ladder.training(1) == (Fidelity(2, resolution=8), True)
+    with pytest.raises(ConfigError, match="must rise"):
+        Ladder((Fidelity(0), Fidelity(0, resolution=8)))
+
+
 def test_the_level_is_a_small_probability() -> None:
     with pytest.raises(ConfigError, match=r"probability from 0 to 0\.5"):
         Ladder(LADDER.rungs, level=0.5)
