@@ -8,17 +8,19 @@ with any strategy.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from results.errors import ConfigError
+from results.fidelity import describe_fidelity
 from results.records import Fidelity
 from results.settings import Settings
 from search import weight_sources
 from search.fidelity import SuccessiveHalving
-from search.ladder import KNOWN, Ladder, geometric
+from search.ladder import KNOWN, Ladder, geometric, is_below
 from search.ladder import LEVEL as PROMOTION_LEVEL
 from search.learning_curve_stopping import LEVEL, StopsEarly
 from search.strategy import Strategy
@@ -41,6 +43,7 @@ class Speedups:
         share: Share of the epochs that a child of a trained parent gets, or None.
         nearest: How far a parent may be.
         supernet: Whether trainings begin with the supernet's weights.
+        where: File and key, for messages.
     """
 
     ladder: Ladder | None = None
@@ -48,6 +51,7 @@ class Speedups:
     share: float | None = None
     nearest: float = weight_sources.NEAREST
     supernet: bool = False
+    where: str = "speedups"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,7 +81,7 @@ def speedups_of(entries: Sequence[Any], full: Fidelity, where: str) -> Speedups:
     Raises:
         ConfigError: For an unknown name or option, a value that cannot be, or what does not go together.
     """
-    found = Speedups()
+    found = Speedups(where=f"{where} speedups")
     for entry in entries:
         table = Settings(
             {"name": entry} if isinstance(entry, str) else _table(entry, where), f"{where} speedups"
@@ -108,10 +112,20 @@ def _lower_fidelity(found: Speedups, table: Settings, full: Fidelity) -> Speedup
     rungs = (*lower, full) if lower else geometric(full, least_epochs=least, reduction=reduction)
     if len(rungs) < 2:
         raise table.error("least_epochs", f"leaves no rung below the {full.epochs} epochs of a full training")
+    brackets = table.take_count("brackets", 1)
+    if brackets > len(rungs):
+        raise table.error("brackets", f"must be at most {len(rungs)}, one per rung, got {brackets}")
+    for number, (low, high) in enumerate(itertools.pairwise(rungs), start=1):
+        if not is_below(low, high):
+            raise table.error(
+                "rungs",
+                f"must rise to the full training, but number {number} ({describe_fidelity(low)}) is not "
+                f"below {describe_fidelity(high)}; give it less of something, and no more of anything",
+            )
     ladder = Ladder(
         rungs,
         reduction=reduction,
-        brackets=table.take_count("brackets", 1),
+        brackets=brackets,
         keep_weights=table.take("keep_weights", bool, True),
         level=table.take_number("level", PROMOTION_LEVEL, low=0.0, high=0.49),
         known=table.take_number("known", KNOWN, low=0.01, high=1.0),
@@ -124,10 +138,16 @@ def _fidelity(table: Settings, full: Fidelity) -> Fidelity:
         epochs=table.take_count("epochs", full.epochs, low=0),
         subset=table.take_number("subset", full.subset, low=0.001, high=1.0),
         width=table.take_number("width", full.width, low=0.01, high=1.0),
-        resolution=table.take_optional("resolution", int) or full.resolution,
+        resolution=_resolution(table, full),
     )
     table.done()
     return fidelity
+
+
+def _resolution(table: Settings, full: Fidelity) -> int | None:
+    if "resolution" not in table.keys():  # noqa: SIM118  a method of Settings, not of a dictionary
+        return full.resolution
+    return table.take_count("resolution", 1)
 
 
 def _learning_curves(found: Speedups, table: Settings, full: Fidelity) -> Speedups:
@@ -161,16 +181,17 @@ def check(speedups: Speedups, task: Task, *, pretrains: bool) -> None:
     for rung in () if speedups.ladder is None else speedups.ladder.rungs:
         if rung.resolution is not None and rung.resolution > edge:
             raise ConfigError(
-                f"speedups: a rung has a resolution of {rung.resolution} pixels, but the images of task "
-                f"{task.name!r} have {edge}; choose at most that"
+                f"{speedups.where}: a rung has a resolution of {rung.resolution} pixels, but the images of "
+                f"task {task.name!r} have {edge}; choose at most that"
             )
         if rung.epochs == 0 and not speedups.supernet:
             raise ConfigError(
-                "speedups: a rung of no epochs scores shared weights: name the speed-up 'supernet', too"
+                f"{speedups.where}: a rung with epochs = 0 scores shared weights: name the speed-up "
+                "'supernet', too"
             )
     if speedups.supernet and not pretrains:
         raise ConfigError(
-            "speedups: 'supernet' needs a supernet to take weights from: add a table [pretrain]"
+            f"{speedups.where}: 'supernet' needs a supernet to take weights from: add a table [pretrain]"
         )
 
 

@@ -72,6 +72,7 @@ def dry_run(args: argparse.Namespace) -> int:
     task = config.task_of(study)
     space = config.space_of(study, task)
     strategy = config.strategy_of(study, space)
+    speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
     if args.json:
         print(json.dumps(rows, indent=2))

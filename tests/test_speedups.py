@@ -98,12 +98,22 @@ def test_what_a_study_may_name() -> None:
         ([3], "names or tables with a name, got 3"),
         (["supernet", "supernet"], "named twice"),
         (["supernet", "inheritance"], "name one of"),
-        ([{"name": "lower_fidelity", "rungs": [{"epochs": 13}]}], "must rise"),
+        (
+            [{"name": "lower_fidelity", "rungs": [{"epochs": 13}]}],
+            r"study.toml speedups: rungs must rise .* 1 \(13 epochs\) is not below 12 epochs; give it less",
+        ),
+        (
+            [{"name": "lower_fidelity", "rungs": [{"epochs": 2, "resolution": 0}]}],
+            "resolution must be at least 1",
+        ),
         ([{"name": "lower_fidelity", "rungs": [{"epochs": 2, "subset": 1.5}]}], "subset"),
         ([{"name": "lower_fidelity", "rungs": [{"epochs": 2, "width": 2.0}]}], "width"),
         ([{"name": "lower_fidelity", "reduction": 1}], "reduction"),
         ([{"name": "lower_fidelity", "least_epochs": 9}], "leaves no rung below the 12 epochs"),
-        ([{"name": "lower_fidelity", "brackets": 4}], "brackets"),
+        (
+            [{"name": "lower_fidelity", "brackets": 4}],
+            "study.toml speedups: brackets must be at most 2, .* got 4",
+        ),
         ([{"name": "learning_curves", "level": 0.9}], "level"),
         ([{"name": "inheritance", "share": 0.1}], "share"),
         ([{"name": "inheritance", "shares": 0.5}], "shares"),
@@ -116,7 +126,10 @@ def test_what_it_may_not(entries: list[Any], message: str) -> None:
 
 def test_a_fidelity_larger_than_the_data_and_a_supernet_that_is_not_there() -> None:
     large = named({"name": "lower_fidelity", "rungs": [{"epochs": 2, "resolution": 16}]})
-    with pytest.raises(ConfigError, match="resolution of 16 pixels, but the images of task 'digits' have 8"):
+    words = (
+        "study.toml speedups: a rung has a resolution of 16 pixels, but the images of task 'digits' have 8"
+    )
+    with pytest.raises(ConfigError, match=words):
         check(large, load_task("digits"), pretrains=False)
     with pytest.raises(ConfigError, match=r"add a table \[pretrain\]"):
         check(named("supernet"), load_task("digits"), pretrains=False)
