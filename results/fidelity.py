@@ -107,7 +107,7 @@ def describe_fidelity(fidelity: Fidelity) -> str:
     """A fidelity in a few words: epochs, and what differs from the whole data and network."""
     words = [f"{fidelity.epochs} epochs" if fidelity.epochs != 1 else "1 epoch"]
     if fidelity.subset != 1:
-        words.append(f"{fidelity.subset:.0%} of the data")
+        words.append(f"{100 * fidelity.subset:.3g}% of the data")
     if fidelity.width != 1:
         words.append(f"width x{fidelity.width:g}")
     if fidelity.resolution is not None:

@@ -183,11 +183,16 @@ def speedups(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> li
     if not found:
         return []
     rows = [(s.name.replace("_", " "), s.trainings, f"{s.saved_s:.0f} s", _risk(s)) for s in found]
-    spent_s = sum(t.training_s for t in known.trials) + _supernet_s(pretrained)
+    supernet_s = _supernet_s(pretrained)
+    spent_s = sum(t.training_s for t in known.trials) + supernet_s
+    apart = " Networks that were trained alone to be compared with the supernet are not counted." * (
+        supernet_s > 0
+    )
     parts = [
         "## Speed-ups",
-        f"All trainings, parents', lower rungs' and a supernet's among them, took {spent_s:.0f} s of CPU "
-        f"time; without the speed-ups about {spent_s + sum(s.saved_s for s in found):.0f} s (estimated).",
+        "All trainings, parents', lower rungs', a supernet's and those that failed among them, took "
+        f"{spent_s:.0f} s of CPU time; without the speed-ups about "
+        f"{spent_s + sum(s.saved_s for s in found):.0f} s (estimated).{apart}",
         table(("speed-up", "trainings", "saved, estimated", "better candidates lost, estimated"), rows),
     ]
     if any(saving.risk is not None for saving in found):

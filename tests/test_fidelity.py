@@ -311,5 +311,6 @@ def test_agreement_between_rungs() -> None:
 
 
 def test_fidelities_in_words() -> None:
+    assert describe_fidelity(Fidelity(2, subset=0.001)) == "2 epochs, 0.1% of the data"
     assert describe_fidelity(Fidelity(1)) == "1 epoch"
     assert describe_fidelity(Fidelity(3, 0.5, 0.5, 16)) == "3 epochs, 50% of the data, width x0.5, 16 pixels"
