@@ -228,7 +228,7 @@ class Table:
         if not np.isfinite(self.costs[row]).all():
             return Evaluation(trial, "failed", error="the board could not run it")
         measurements = {
-            target.name: _measurement(target, float(cost))
+            target.name: published(target, float(cost))
             for target, cost in zip(self.targets, self.costs[row], strict=True)
         }
         screened = Evaluation(trial, "infeasible", measurements)
@@ -240,7 +240,7 @@ class Table:
         return dataclasses.replace(screened, state="complete", accuracy={"fp32": score})
 
 
-def _measurement(target: Target, cost: float) -> Measurement:
+def published(target: Target, cost: float) -> Measurement:
     """One published figure, which stands for itself."""
     session = Session("model", 0, 0.0, cost, 0, (cost,), None, Conditions(), 0.0)
     return Measurement(
