@@ -52,15 +52,25 @@ COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "in
 
 def space_of(study: Study, task: Task) -> SearchSpace:
     """The search space of a study, for images of the task's shape, with what else its trials choose."""
-    kind = _space_kind(study.space.name)
-    _check_options(kind, study.space, "space")
-    space: SearchSpace = kind(input_shape=task.input_shape, classes=task.classes, **study.space.options)
-    if not study.choices:
-        return space
-    if task.trainer is None:
-        check_recipe({name: values[0] for name, values in study.choices.training.items()})
-    deployments = study.choices.deployments(study.targets)
-    return JointSpace(space, deployments=deployments, training=study.choices.training)
+    with _table(study, "space"):
+        kind = _space_kind(study.space.name)
+        _check_options(kind, study.space, "space")
+        space: SearchSpace = kind(input_shape=task.input_shape, classes=task.classes, **study.space.options)
+        if not study.choices:
+            return space
+        if task.trainer is None:
+            check_recipe({name: values[0] for name, values in study.choices.training.items()})
+        deployments = study.choices.deployments(study.targets)
+        return JointSpace(space, deployments=deployments, training=study.choices.training)
+
+
+@contextmanager
+def _table(study: Study, name: str) -> Iterator[None]:
+    """Says in which table of which file it stands what a plug-in cannot use."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{study.file}: [{name}]: {error}") from error
 
 
 def _space_kind(name: str) -> type[Any]:
@@ -77,17 +87,19 @@ def _space_kind(name: str) -> type[Any]:
 
 def strategy_of(study: Study, space: SearchSpace) -> Strategy:
     """A fresh strategy for a study."""
-    name, _, sampler = study.strategy.name.partition(":")  # optuna:TPESampler
-    options = dict(study.strategy.options) | ({"sampler": sampler} if sampler else {})
-    kind = plugins.load("strategies", name).Strategy
-    _check_options(kind, Named(name, options), "strategy")
-    strategy: Strategy = kind(space, study.problem, fidelity=study.fidelity, seed=study.seed, **options)
-    return strategy
+    with _table(study, "strategy"):
+        name, _, sampler = study.strategy.name.partition(":")  # optuna:TPESampler
+        options = dict(study.strategy.options) | ({"sampler": sampler} if sampler else {})
+        kind = plugins.load("strategies", name).Strategy
+        _check_options(kind, Named(name, options), "strategy")
+        strategy: Strategy = kind(space, study.problem, fidelity=study.fidelity, seed=study.seed, **options)
+        return strategy
 
 
 def task_of(study: Study) -> Task:
     """The data set of a study."""
-    return load_task(study.task.name, dict(study.task.options))
+    with _table(study, "task"):
+        return load_task(study.task.name, dict(study.task.options))
 
 
 def _check_options(kind: type[Any], named: Named, what: str) -> None:
@@ -97,7 +109,7 @@ def _check_options(kind: type[Any], named: Named, what: str) -> None:
     known = [name for name in parameters if name not in COMMON_ARGUMENTS]
     for name in named.options:
         if name not in known:
-            raise ConfigError(f"[{what}] {unknown_name('option', name, known)} ({what} {named.name!r})")
+            raise ConfigError(f"{unknown_name('option', name, known)} ({what} {named.name!r})")
 
 
 def check_devices(study: Study, lab: Lab) -> None:

@@ -105,6 +105,7 @@ class Study:
         pretraining: Supernet that is trained before the search; None for none.
         speedups: What makes trainings fewer, shorter or begin further on.
         source: The file as a dictionary, for the store.
+        file: Its name, for messages.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Study:
     pretraining: Pretraining | None = None
     speedups: Speedups = field(default_factory=Speedups)
     source: Mapping[str, Any] = field(default_factory=dict)
+    file: str = field(default="", compare=False)
 
     @property
     def problem(self) -> Problem:
@@ -234,6 +236,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         pretraining=pretraining_of(top.table("pretrain")) if "pretrain" in values else None,
         speedups=speedups_of(top.take("speedups", list, []), fidelity, where),
         source=dict(values),
+        file=where,
     )
     for settings in (top, training, measurement, calibration):
         settings.done()

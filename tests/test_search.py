@@ -181,11 +181,20 @@ def test_a_taken_name_gets_a_number_and_a_second_search_is_told_who_holds_the_ru
     ("old", "new", "words"),
     [
         ('device = "desk"', 'device = "dask"', ["'dask'", "'desk'"]),
-        ('name = "regularized_evolution"', 'name = "regularised_evolution"', ["'regularized_evolution'"]),
+        (
+            'name = "regularized_evolution"',
+            'name = "regularised_evolution"',
+            ["study.toml: [strategy]", "'regularized_evolution'"],
+        ),
         ("population = 4", "populaton = 4", ["'populaton'", "'population'"]),
-        ('name = "digits"', 'name = "digit"', ["'digit'", "digits"]),
+        ('name = "digits"', 'name = "digit"', ["study.toml: [task]", "'digit'", "digits"]),
         ('name = "chain"', 'name = "chian"', ["'chian'", "'chain'"]),
-        ('name = "chain"', 'name = "chain"\nkernel = [3]', ["'kernel'", "'kernels'"]),
+        ('name = "chain"', 'name = "chain"\nkernel = [3]', ["study.toml: [space]", "'kernel'", "'kernels'"]),
+        (
+            'name = "chain"',
+            'name = "chain"\nkernels = []',
+            ["study.toml: [space]", "kernels", "[]", "at least one"],
+        ),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(
