@@ -23,14 +23,14 @@ from results.records import Score
 from search.learning_curve import CurvePredictor
 from search.promotion import moved
 
-TWICE = 2 * cache.EPOCHS
+HALF, TWICE = cache.EPOCHS // 2, 2 * cache.EPOCHS
 
 
 def calibration(table: Table) -> dict[str, Any]:
     """Share of 90 % intervals that cover the end of a curve, each predicted from all others."""
     curves = [full.curve for full in table.fulls.values()]
     found = {}
-    for epoch in (4, 6, 8, 12, 16, 20):
+    for epoch in (8, 12, 16, 24, 32, 40):
         covered, errors = [], []
         for i, curve in enumerate(curves):
             predictor = CurvePredictor([other for j, other in enumerate(curves) if j != i])
@@ -50,7 +50,7 @@ def calibration(table: Table) -> dict[str, Any]:
 def early_epochs(table: Table) -> dict[str, Any]:
     """Kendall's tau between an epoch of the full trainings and their end."""
     curves = [full.curve for full in table.fulls.values()]
-    taus = {e: kendall([c[e - 1] for c in curves], [c[-1] for c in curves]) for e in (3, 8, 16)}
+    taus = {e: kendall([c[e - 1] for c in curves], [c[-1] for c in curves]) for e in (3, 8, 16, 32)}
     return {f"epoch_{e}": None if tau is None else asdict(tau) for e, tau in taus.items()}
 
 
@@ -65,6 +65,7 @@ def levelled(table: Table) -> dict[str, Any]:
     such a difference is below in 95 % of the cases.  ``volume_ratio`` is the hypervolume of the front after
     twice as many epochs over that after all, both chosen by validation and scored on test data; the gain of
     a network that did not have them is modelled, by a line over the logarithm of its MACs.
+    ``volume_ratio_half`` is the same of all after half as many epochs, where every network had them.
     """
     longer = {c: full for (c, seed), full in cache.fulls(TWICE).items() if seed == 0 and c in table.fulls}
     noise, pairs = between_seeds(table)
@@ -90,6 +91,7 @@ def levelled(table: Table) -> dict[str, Any]:
         "share_level": statistics.fmean(row["level"] for row in rows),
         "terciles": terciles(table, rows),
         "volume_ratio": volume_ratio(table, rows),
+        "volume_ratio_half": volume_ratio_half(table),
         "networks": rows,
     }
 
@@ -142,3 +144,15 @@ def volume_ratio(table: Table, rows: Sequence[dict[str, Any]]) -> float:
         before.append((1 - full.curve[-1], latency_s, full.test))
         after.append((1 - seen, latency_s, test))
     return table.volume(after) / table.volume(before)
+
+
+def volume_ratio_half(table: Table) -> float | None:
+    """Hypervolume of the front after half as many epochs over that after all; None if some had none."""
+    shorter = {c: full for (c, seed), full in cache.fulls(HALF).items() if seed == 0}
+    if not table.fulls.keys() <= shorter.keys():
+        return None
+    half, whole = (
+        table.volume([(1 - fulls[c].curve[-1], table.latency_s[c], fulls[c].test) for c in table.fulls])
+        for fulls in (shorter, table.fulls)
+    )
+    return half / whole

@@ -5,18 +5,18 @@ See :mod:`benchmarks.speedups`.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from benchmarks.speedups_search import PROBLEM, Outcome, Table, full_trainings, nondominated
-from results.promise import LEAST_GAINS, bar, chance, log_odds
+from results.promise import LEAST_GAINS, log_odds
 from results.rank_correlation import kendall
 from results.records import Evaluation
+from results.risk import Risk, Unfinished, risks
+from results.statistics import wilson
 
 Choices = tuple[int, ...]
 
@@ -24,25 +24,30 @@ Choices = tuple[int, ...]
 def risk(table: Table, outcome: Outcome) -> dict[str, Any]:
     """Estimated, as a study's report does it, and in truth, as only a benchmark can.
 
-    ``estimated`` has the expected number of networks not trained to their end that would have been on the
-    front, and the probability that there is one, were they independent; None where too little is known.
+    ``estimated`` has the risk by speed-up (:mod:`results.risk`); None where too little is known.
     ``of_plain_front`` is the number of networks on the front of all cached full trainings (by validation
-    accuracy and latency), ``not_trained`` how many of them the search did not train to their end.
+    accuracy and latency), ``not_trained`` how many of them the search did not train to their end, and
+    ``better`` how many of these were better candidates by their cached trainings: none of the search's full
+    trainings that cost no more can be taken for as good.
     """
     whole = full_trainings(outcome)
     done = {_choices(e) for e in whole}
     best = plain_front(table)
-    chances = [*outcome.chances.values(), *_left_below(outcome, whole)]
-    estimated = None
-    if None not in chances:
-        known = [c for c in chances if c is not None]
-        estimated = {"expected": sum(known), "any": 1 - math.prod(1 - c for c in known)}
+    estimated = _estimated(outcome, whole)
     return {
         "not_trained_to_the_end": len(table.fulls) - len(done & table.fulls.keys()),
-        "estimated": estimated,
+        "estimated": None if estimated is None else {name: asdict(r) for name, r in estimated.items()},
         "of_plain_front": len(best),
         "not_trained": len(best - done),
+        "better": sum(_is_better(table, choices, whole) for choices in best - done),
     }
+
+
+def _is_better(table: Table, choices: Choices, whole: list[Evaluation]) -> bool:
+    """Whether its cached training beats the better end of every full training that costs no more."""
+    cheaper = [e for e in whole if table.latency_s[_choices(e)] <= table.latency_s[choices]]
+    accuracy = table.fulls[choices].curve[-1]
+    return all(accuracy > wilson(e.accuracy["fp32"]).high for e in cheaper)
 
 
 def plain_front(table: Table) -> set[Choices]:
@@ -52,24 +57,23 @@ def plain_front(table: Table) -> set[Choices]:
     return {choices[i] for i in nondominated(points)}
 
 
-def _left_below(outcome: Outcome, whole: list[Evaluation]) -> Iterator[float | None]:
-    """Chance of each network that was left at its lowest rung; None where the gains are not known."""
+def _estimated(outcome: Outcome, whole: list[Evaluation]) -> dict[str, Risk] | None:
     trained = {_choices(e): e for e in whole}
     lower = _first_rung(outcome)
-    gains = [
+    gains = tuple(
         log_odds(trained[c].accuracy["fp32"]) - log_odds(e.accuracy["fp32"])
         for c, e in lower.items()
         if c in trained
+    )
+    ended = {_choices(e): e for e in outcome.evaluations if e.trial.number in outcome.ends}
+    left = [e for c, e in lower.items() if c not in trained and c not in ended]
+    if left and len(gains) < LEAST_GAINS:
+        return None
+    unfinished = [
+        *(Unfinished(e, "learning_curves", ends=outcome.ends[e.trial.number]) for e in ended.values()),
+        *(Unfinished(e, "lower_fidelity", gains=gains) for e in left),
     ]
-    ended = {_choices(e) for e in outcome.evaluations if e.stopped}
-    for choices, evaluation in lower.items():
-        if choices in trained or choices in ended:
-            continue
-        if len(gains) < LEAST_GAINS:
-            yield None
-            continue
-        to_beat = bar(evaluation, whole, PROBLEM)
-        yield 1.0 if to_beat is None else chance(evaluation.accuracy["fp32"], to_beat, gains)
+    return risks(unfinished, whole, PROBLEM)
 
 
 def _first_rung(outcome: Outcome) -> dict[Choices, Evaluation]:

@@ -19,7 +19,18 @@ from benchmarks import speedups_cache as cache
 from results.errors import TrainingError
 from results.fidelity import is_full, levels
 from results.pareto import hypervolume
-from results.records import Architecture, Evaluation, Fidelity, Limit, Metric, Problem, Proposal, Score, Trial
+from results.records import (
+    Architecture,
+    Evaluation,
+    Fidelity,
+    Interval,
+    Limit,
+    Metric,
+    Problem,
+    Proposal,
+    Score,
+    Trial,
+)
 from results.statistics import value
 from search.datasets import load_task
 from search.learning_curve_stopping import StopsEarly
@@ -65,14 +76,14 @@ class Outcome:
     Attributes:
         evaluations: Trials in the order of the tells.
         tests: Test accuracies of full trainings by number of the trial.
-        chances: Estimated chances of those that were ended early, by number, to reach the front.
+        ends: Where those that were ended early would have ended (90 %, modelled), by number.
         before_s: CPU seconds before the first trial: a supernet's.
         wall_s: How long it took.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     tests: dict[int, float] = field(default_factory=dict)
-    chances: dict[int, float] = field(default_factory=dict)
+    ends: dict[int, Interval] = field(default_factory=dict)
     before_s: float = 0.0
     wall_s: float = 0.0
 
@@ -237,7 +248,7 @@ class Search:
         if result.stopped and isinstance(self.strategy, StopsEarly):
             forecast = self.strategy.forecast(known, result.curve)
             if forecast is not None:
-                self.outcome.chances[number] = forecast.probability
+                self.outcome.ends[number] = forecast.ends
         return replace(
             known,
             accuracy={"fp32": result.score},

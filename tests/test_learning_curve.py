@@ -81,13 +81,13 @@ def test_a_mixture_of_two() -> None:
 
 
 def test_intervals_cover_the_ends_of_real_curves() -> None:
-    """Each of the full trainings kept for the benchmark, predicted from all others at three epochs."""
+    """Each of the full trainings kept for the benchmark, predicted from all others at four epochs."""
     curves = [full.curve for full in fulls().values()]
     assert len(curves) >= 20
     covered = []
     for i, curve in enumerate(curves):
         predictor = CurvePredictor([other for j, other in enumerate(curves) if j != i])
-        for epoch in (4, 8, 16):
+        for epoch in (4, 8, 16, 32):
             mixture = predictor.predict(curve[:epoch])
             assert mixture is not None
             interval = mixture.interval(0.9)
