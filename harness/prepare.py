@@ -17,7 +17,7 @@ from harness.exporters import onnx
 from harness.measure import Job, measure_together
 from harness.rig import Rig
 from results.codec import from_json, to_json
-from results.errors import CandidateError
+from results.errors import ArchitectureError, CandidateError
 from results.records import Measurement, Plan, Target
 from results.statistics import spread
 from search.network import Network, costs, initial_weights
@@ -39,7 +39,8 @@ def prepare(rig: Rig) -> None:
     """Measures one network of the space on every target, stores it, and sets the order of the targets.
 
     Raises:
-        CandidateError: If :data:`NETWORKS` networks of the space cannot run on all targets; the last reason.
+        ArchitectureError, CandidateError: If :data:`NETWORKS` networks of the space cannot be built or cannot
+            run on all targets; the last reason.
         BoardError: If a board stays away.
     """
     rig.watcher.stage("prepare: measuring one network on every target, over fresh agents")
@@ -63,13 +64,13 @@ def _measured(rig: Rig, targets: Sequence[Target], sample: int) -> dict[Target, 
 
     Nothing is stored before all are there; where some are stored from before, only that sample will do.
     """
-    with rig.host.busy():
-        rng = np.random.default_rng(rig.study.seed)
-        drawn = [rig.space.sample(rng) for _ in range(sample + 1)]
-        network = rig.space.build(drawn[-1])
     try:
+        with rig.host.busy():
+            rng = np.random.default_rng(rig.study.seed)
+            drawn = [rig.space.sample(rng) for _ in range(sample + 1)]
+            network = rig.space.build(drawn[-1])
         found = {target: to_json(_measured_on(rig, network, target)) for target in targets}
-    except CandidateError as error:
+    except (ArchitectureError, CandidateError) as error:
         if sample + 1 == NETWORKS or len(targets) < len(rig.study.targets):
             raise
         rig.watcher.note(f"  {error}; another network is taken")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness import cli
 from harness.config import space_of, strategy_of
 from harness.study import Study, read_study, study_of
 from results.errors import ArchitectureError, ConfigError
@@ -123,3 +125,21 @@ def test_what_build_gets_wrong_ends_the_candidate(tmp_path: Path, old: str, new:
     own: Any = space(tmp_path, changed)
     with pytest.raises(ArchitectureError, match=message):
         own.build(own.sample(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(("layers", "code"), [(2, 0), (3, 1)])
+def test_a_space_that_builds_some_networks_is_searched_and_one_that_builds_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layers: int, code: int
+) -> None:
+    line = "        channels = max("
+    assert line in CODE
+    refuses = f"        if chosen['layers'] < {layers}:\n            raise ValueError('too shallow')\n"
+    study(tmp_path, CODE.replace(line, refuses + line))
+    text = (tmp_path / "study.toml").read_text().replace("pi5", "desk")
+    (tmp_path / "study.toml").write_text('name = "picky"\ntrials = 4\n' + text)
+    (tmp_path / "lab.toml").write_text(f'[devices.desk]\nconnection = "local"\npython = "{sys.executable}"\n')
+    options = ["--lab", str(tmp_path / "lab.toml"), "--runs", str(tmp_path / "runs"), "--accept-noisy"]
+    assert cli.main(["search", str(tmp_path / "study.toml"), *options]) == code
+    said = capsys.readouterr()
+    assert "my_space.py: build() raised" in said.out + said.err
+    assert "too shallow" in said.out + said.err
