@@ -73,7 +73,7 @@ def examine(
 
 def check(examined: Examined) -> list[CheckResult]:
     """All checks on what was looked at, in order."""
-    return [_result(each, *each.look(examined)) for each in CHECKS]
+    return [_result(examined.entry.name, each, *each.look(examined)) for each in CHECKS]
 
 
 def refuse(device: str, results: list[CheckResult]) -> None:
@@ -87,9 +87,10 @@ def refuse(device: str, results: list[CheckResult]) -> None:
         raise PreflightError(device, ". ".join(bad))
 
 
-def _result(one: Check, found: str, fine: bool | None, remedy: str = "") -> CheckResult:
+def _result(device: str, one: Check, found: str, fine: bool | None, remedy: str = "") -> CheckResult:
     state: State = "unknown" if fine is None else "ok" if fine else one.severity
-    return CheckResult(one.name, state, found, one.wanted, (remedy or one.remedy) if fine is False else "")
+    remedy = remedy or one.remedy.replace("NAME", device)
+    return CheckResult(one.name, state, found, one.wanted, remedy if fine is False else "")
 
 
 def _state(connection: Connection, python: str) -> tuple[float, int | None]:

@@ -90,7 +90,7 @@ class Check:
     Attributes:
         name: What.
         wanted: What is wanted.
-        remedy: What to do if it is not so.
+        remedy: What to do if it is not so; ``NAME`` stands for the device's name.
         severity: ``refused`` if nothing can be measured then, ``warning`` if figures would be worse.
         look: The look itself.
     """

@@ -203,7 +203,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         _print_json([dataclasses.asdict(result) for result in results])
     else:
-        rows = [(r.name, r.state, r.found, r.wanted, r.remedy.replace("NAME", entry.name)) for r in results]
+        rows = [(r.name, r.state, r.found, r.wanted, r.remedy) for r in results]
         _print_table(("check", "", "found", "wanted", "remedy"), rows)
     return 1 if any(result.state == "refused" for result in results) else 0
 

@@ -36,8 +36,8 @@ def look_at(entry: DeviceEntry, holder: str, watcher: Watcher, ask_secret: AskSe
     refuse(entry.name, results)
     for result in results:
         if result.state == "warning":
-            remedy = result.remedy.replace("NAME", entry.name)
-            watcher.note(f"  {entry.name}: {result.name}: {result.found}, wanted {result.wanted}; {remedy}")
+            said = f"{result.found}, wanted {result.wanted}; {result.remedy}"
+            watcher.note(f"  {entry.name}: {result.name}: {said}")
 
 
 def _results(entry: DeviceEntry, holder: str, ask_secret: AskSecret | None) -> list[CheckResult]:

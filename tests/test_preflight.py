@@ -88,6 +88,22 @@ def test_what_is_wrong_is_told_with_its_remedy(name: str, state: str, changes: d
     assert found.remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "remedy"),
+    [
+        ("runtimes", {"facts": replace(FACTS, runtimes={})}, "bring one: boardwise devices setup kitchen"),
+        (
+            "smallest model",
+            {"ran": {"onnxruntime": "abc: the process died of SIGILL"}},
+            "bring another version: boardwise devices setup kitchen --runtime RUNTIME --version VERSION",
+        ),
+    ],
+)
+def test_a_remedy_names_the_device(name: str, changes: dict[str, Any], remedy: str) -> None:
+    found = result(replace(FIT, entry=replace(FIT.entry, name="kitchen"), **changes), name)
+    assert found.remedy == remedy
+
+
 def test_a_board_without_a_meter_is_no_worse() -> None:
     found = result(replace(FIT, meter=MeterLook("none: use an external meter")), "power meter")
     assert (found.state, found.found) == ("unknown", "none: use an external meter")
@@ -147,7 +163,7 @@ def test_a_refusal_names_every_reason_and_remedy_but_no_warning() -> None:
     with pytest.raises(PreflightError) as caught:
         refuse("pi5", check(replace(FIT, facts=facts, ran={})))
     message = str(caught.value)
-    for part in ("pi5: disk: 0 MB free", "make room", "runtimes: none", "boardwise devices setup"):
+    for part in ("pi5: disk: 0 MB free", "make room", "runtimes: none", "boardwise devices setup pi5"):
         assert part in message
     assert "powersave" not in message
 
