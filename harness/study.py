@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,10 @@ IN_FLIGHT_PER_WORKER = 3
 """Trials are told in the order of their numbers, so a long training holds up those after it: where trainings
 differ by a factor of e^0.9 (one standard deviation), two trials per worker leave 13 % idle, three 6 %."""
 
+WORKERS = 2
+"""Training processes where this machine's cores tell nothing: on a Ray cluster, on a GPU, and in runs that
+were stored without a number."""
+
 CHECKS = ("all", "front", "none")
 POOLS = ("processes", "ray")
 DEVICES = ("cpu", "cuda")
@@ -104,7 +109,7 @@ class Study:
         choices: What is decided per trial beside the network.
         pretraining: Supernet that is trained before the search; None for none.
         speedups: What makes trainings fewer, shorter or begin further on.
-        source: The file as a dictionary, for the store.
+        source: The file as a dictionary, for the store, with what was found out about this machine.
         file: Its name, for messages.
     """
 
@@ -171,7 +176,21 @@ def read_study(path: Path) -> Study:
         if isinstance(table, dict) and isinstance(table.get("name"), str) and _is_path(table["name"]):
             # Stored absolute, so that the run can be resumed from any folder.
             values[what] = {**table, "name": str((path.parent / Path(table["name"]).expanduser()).resolve())}
-    return study_of(values, path)
+    return study_of(_with_workers(values), path)
+
+
+def _with_workers(values: dict[str, Any]) -> dict[str, Any]:
+    """The file's values with one worker per core that this process may use, unless the file names a number.
+
+    What is asked for depends on the number of trials under way, and that on the number of workers.  So it is
+    stored as if the file had named it: a run goes on with its own on a machine with other cores, too.
+    """
+    training = values.get("training", {})
+    if not isinstance(training, dict) or "workers" in training:
+        return values
+    if (training.get("pool", "processes"), training.get("device", "cpu")) != ("processes", "cpu"):
+        return values
+    return {**values, "training": {**training, "workers": len(os.sched_getaffinity(0))}}
 
 
 def _is_path(name: str) -> bool:
@@ -194,7 +213,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     space = top.table("space")
     choices, chosen_limits = choices_of(space, targets, limits)
     limits += chosen_limits
-    workers = training.take_count("workers", 2)
+    workers = training.take_count("workers", WORKERS)
     fidelity = Fidelity(
         epochs=training.take_count("epochs", 10),
         subset=training.take_number("subset", 1.0, low=0.001, high=1.0),

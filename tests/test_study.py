@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.quantities import parse_limit, show
-from harness.study import read_study, study_of
+from harness.study import WORKERS, read_study, study_of
 from harness.training_pools import pool_of
 from results.errors import ConfigError
 from results.front import objectives
 from results.records import Limit, Metric, Problem
+from tests.affinity import on_cores
 
 GOOD = """
 name = "demo"
@@ -38,6 +41,8 @@ runtime = "tflite"
 options = { threads = 2 }
 limits = ["latency_p90 <= 4 ms"]
 """
+
+_TARGET = '[[targets]]\ndevice = "pi5"\nruntime = "onnxruntime"\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -66,6 +71,33 @@ def test_what_is_stored_reads_back_as_the_same_study(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     study = read_study(path)
     assert study_of(study.source, path) == study
+
+
+def test_a_study_has_a_worker_per_core_unless_it_names_a_number(tmp_path: Path) -> None:
+    unnamed = write(tmp_path, GOOD.replace("workers = 2\n", ""))
+    cores = len(os.sched_getaffinity(0))
+    here = read_study(unnamed)
+    assert (here.workers, here.in_flight) == (cores, 3 * cores)
+    with on_cores(1):
+        there = read_study(unnamed)
+        assert (there.workers, there.in_flight) == (1, 3)
+        assert study_of(here.source, unnamed) == here, "what is stored goes on with its own number"
+        assert read_study(write(tmp_path, GOOD)).workers == 2
+        assert read_study(write(tmp_path, GOOD.split("[training]")[0] + _TARGET)).workers == 1
+    assert study_of(there.source, unnamed) == there
+
+
+@pytest.mark.parametrize("place", ['pool = "ray"', 'device = "cuda"'])
+def test_cores_of_this_machine_tell_nothing_of_clusters_and_gpus(tmp_path: Path, place: str) -> None:
+    with on_cores(1):
+        assert read_study(write(tmp_path, GOOD.replace("workers = 2", place))).workers == WORKERS
+
+
+def test_a_run_that_was_stored_without_a_number_of_workers_goes_on_with_two(tmp_path: Path) -> None:
+    stored = tomllib.loads(GOOD.replace("workers = 2\n", ""))
+    with on_cores(1):
+        study = study_of(stored, tmp_path / "study.toml")
+    assert (study.workers, study.in_flight) == (2, 6)
 
 
 def test_paths_of_tasks_are_stored_absolute(tmp_path: Path) -> None:
