@@ -4,6 +4,7 @@
 
     python -m benchmarks.real_training --limit 200 --minutes 60
     python -m benchmarks.real_training --limit 200 --minutes 60 --emulated pi4
+    python -m benchmarks.real_training --again
 
 Adds rows to ``benchmarks/data/real_training.csv`` until it has ``--limit`` networks or the minutes are over;
 the same command goes on from there. Networks are drawn alternately from the spaces ``chain`` and ``cell``
@@ -26,7 +27,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE")
     parser.add_argument("--emulated", metavar="PROFILE", help="measure on this emulated board, too (pi4)")
+    parser.add_argument("--again", action="store_true", help="measure all rows on this host again, no more")
     args = parser.parse_args(argv)
     rows = Rows(args.table, COLUMNS)
     ends_at = time.monotonic() + 60 * args.minutes
     task = load_task(TASK)
     with ExitStack() as stack:
         boards = _boards(args, stack)
+        if args.again:
+            _remeasure(rows, task, boards[0])
+            return 0
         for number, space, architecture in _drawn(task, rows):
             if len(rows.rows) >= args.limit or time.monotonic() > ends_at:
                 break
@@ -143,15 +148,31 @@ def _spaces(task: Task) -> list[SearchSpace]:
 
 def _fill(rows: Rows, task: Task, board: Board, ends_at: float) -> None:
     """Measures the rows that no emulated board has measured yet."""
-    spaces = {space.name: space for space in _spaces(task)}
     for place, row in enumerate(rows.rows):
         if row["emulated_latency_s"] or time.monotonic() > ends_at:
             continue
-        space = spaces[row["space"]]
-        network = space.build(space.architecture([int(c) for c in row["choices"].split("-")]))
-        file = untrained_file(network, initial_weights(network, 0), Kind("onnx", "fp32"))
-        rows.replace(place, row | _emulated(_measurement(board, file)))
+        rows.replace(place, row | _emulated(_measurement(board, _file(row, task))))
         _say(f"row {place}: {row['host_latency_s']} s here, {rows.rows[place]['emulated_latency_s']} s there")
+
+
+def _remeasure(rows: Rows, task: Task, board: Board) -> None:
+    """Measures all rows on this host, and then writes them: the table never has latencies of two runs."""
+    found = []
+    for place, row in enumerate(rows.rows):
+        found.append(_on_host(_measurement(board, _file(row, task))))
+        _say(f"row {place}: {row['host_latency_s']} s before, {found[-1]['host_latency_s']} s now")
+    rows.replace_all([row | new for row, new in zip(rows.rows, found, strict=True)])
+
+
+def _file(row: Mapping[str, str], task: Task) -> Exported:
+    """What is measured of a row's network: untrained, as a study measures it."""
+    space = next(space for space in _spaces(task) if space.name == row["space"])
+    network = space.build(space.architecture([int(c) for c in row["choices"].split("-")]))
+    return _untrained(network)
+
+
+def _untrained(network: Network) -> Exported:
+    return untrained_file(network, initial_weights(network, 0), Kind("onnx", "fp32"))
 
 
 def _text(architecture: Architecture) -> str:
@@ -194,21 +215,24 @@ def _trained(network: Network, task: Task, seed: int) -> dict[str, Any]:
 
 
 def _measured(network: Network, boards: Sequence[Board]) -> dict[str, Any]:
-    file = untrained_file(network, initial_weights(network, 0), Kind("onnx", "fp32"))
-    measurement = _measurement(boards[0], file)
+    file = _untrained(network)
+    found = _on_host(_measurement(boards[0], file))
+    if len(boards) > 1:
+        found |= _emulated(_measurement(boards[1], file))
+    return found
+
+
+def _on_host(measurement: Measurement) -> dict[str, Any]:
     figure = latency(measurement, 0.5)
     if figure is None:
-        raise ValueError(f"{network.fingerprint}: measured, but without a latency")
-    found = {
+        raise ValueError(f"{measurement.artifact.sha256}: measured, but without a latency")
+    return {
         "host_latency_s": figure.value,
         "host_latency_low_s": figure.low,
         "host_latency_high_s": figure.high,
         "host_verdict": judge(measurement).state,
         "host": measurement.environment.get("model"),
     }
-    if len(boards) > 1:
-        found |= _emulated(_measurement(boards[1], file))
-    return found
 
 
 def _emulated(measurement: Measurement) -> dict[str, Any]:

@@ -44,8 +44,12 @@ class Rows:
         self.rows.append({name: str(row[name]) for name in self.columns})
 
     def replace(self, place: int, row: Mapping[str, Any]) -> None:
-        """Puts another row in the place of one; the file is written anew, whole or not at all."""
-        self.rows[place] = {name: str(row[name]) for name in self.columns}
+        """Puts another row in the place of one."""
+        self.replace_all([*self.rows[:place], row, *self.rows[place + 1 :]])
+
+    def replace_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Puts other rows in the place of all; the file is written anew, whole or not at all."""
+        self.rows = [{name: str(row[name]) for name in self.columns} for row in rows]
         written = self.path.with_suffix(self.path.suffix + ".new")
         with written.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
