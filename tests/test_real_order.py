@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,20 @@ from results.statistics import value
 @pytest.fixture(scope="module")
 def known() -> dict[str, RowsTable]:
     return tables(TABLE)
+
+
+def test_every_row_was_measured_on_the_host_and_on_the_emulated_board(
+    known: dict[str, RowsTable], tmp_path: Path
+) -> None:
+    emulated = tables(TABLE, "emulated")
+    assert sum(len(table.errors) for table in emulated.values()) == 200
+    for name, table in emulated.items():
+        assert (table.costs > known[name].costs).all(), "an emulated board's time is no time of this host"
+    lines = TABLE.read_text().splitlines(keepends=True)
+    last = lines[-1].rsplit(",", 4)
+    (tmp_path / "rows.csv").write_text("".join(lines[:-1]) + ",".join([last[0], "", ""]) + "\n")
+    with pytest.raises(ValueError, match="1 rows have no emulated_latency_s; see benchmarks.real_training"):
+        tables(tmp_path / "rows.csv", "emulated")
 
 
 def test_the_space_is_the_rows(known: dict[str, RowsTable]) -> None:
