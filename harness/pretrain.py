@@ -18,6 +18,7 @@ from harness.rig import Rig
 from results.codec import to_json
 from results.errors import StoreError
 from results.records import Architecture
+from results.weight_sharing import misranking
 from search.supernet import Supernet
 from search.supernet_training import path_score, train_supernet
 from search.training import TrainingJob, TrainingResult
@@ -26,7 +27,7 @@ SUPERNET = "supernet"
 
 
 def pretrain(rig: Rig) -> None:
-    """Trains the study's supernet, if it has one, unless the store has it.
+    """Trains the study's supernet, if it has one, unless the store has it; says so where it does not rank.
 
     Raises:
         TrainingError: If it diverges or finds no memory.
@@ -40,6 +41,9 @@ def pretrain(rig: Rig) -> None:
     supernet = stored_supernet(rig)
     if supernet is not None:
         _correlate(rig, wanted, supernet)
+        misleading = misranking(rig.run)
+        if misleading:
+            rig.watcher.note(f"  {misleading}")
 
 
 def stored_supernet(rig: Rig) -> Supernet | None:

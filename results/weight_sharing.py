@@ -8,6 +8,7 @@ from typing import Any
 
 from results.codec import from_json
 from results.evaluations import History, history
+from results.fidelity import PREDICTS
 from results.lineage import lineages, own_epochs
 from results.markdown import table
 from results.rank_correlation import LEAST, kendall
@@ -38,6 +39,23 @@ def rank_correlation(run: Run) -> tuple[int, Interval | None]:
     return len(bodies), kendall(shared, alone)
 
 
+def misranking(run: Run) -> str:
+    """What to do where shared weights certainly do not rank networks; empty where they may.
+
+    Certainly: all of the 95 % interval of Kendall's tau is below what a rung is to reach
+    (:data:`results.fidelity.PREDICTS`).
+    """
+    _, tau = rank_correlation(run)
+    if tau is None or tau.high >= PREDICTS:
+        return ""
+    return (
+        f"shared weights do not rank networks here: Kendall's tau with trainings alone is {tau.value:.2f} "
+        f"[{tau.low:.2f}, {tau.high:.2f}] (95 %), all of it below {PREDICTS:g}. Rely neither on a first rung "
+        "of their scores nor on weights from them: leave 'supernet' and rungs with epochs = 0 out of "
+        "`speedups`, or train them longer (epochs in [pretrain])"
+    )
+
+
 def _supernet(run: Run) -> list[str]:
     body = run.get("pretrained", "supernet")
     if body is None:
@@ -65,7 +83,8 @@ def _agreement(run: Run) -> list[str]:
     return [
         f"- **How well it ranks**: Kendall's tau (95 % interval) of scores under shared weights and those "
         f"of {count} random networks trained alone for {bodies[0]['epochs']} epochs each ({seconds:.0f} s of "
-        f"CPU time): {figure}"
+        f"CPU time): {figure}",
+        *(f"- **Not to be relied on**: {text}" for text in [misranking(run)] if text),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from results.evaluations import history
 from results.lineage import lineages
 from results.records import Fidelity, Option, Proposal, Score, Trial
 from results.store import Run, Store
-from results.weight_sharing import rank_correlation, weight_sharing
+from results.weight_sharing import misranking, rank_correlation, weight_sharing
 from search.module import to_module
 from search.network import Network, initial_weights
 from search.supernet_sampling import SupernetPlan
@@ -223,6 +223,59 @@ def test_a_supernet_is_trained_once_and_compared_with_trainings_alone(
     assert "2 epochs, uniform sampling" in text
     assert "those of 5 random networks trained alone for 1 epochs each" in text
     assert f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]" in text
+    rig.store.close()
+
+
+class Notes(Watcher):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def store_correlation(rig: Rig, shared: Sequence[float]) -> None:
+    """A supernet and what its scores of networks are that have 0.5, 0.51, ... when they are trained alone."""
+    network = rig.space.build(rig.space.from_options({}))
+    body = {
+        "plan": to_json(SupernetPlan()),
+        "seed": 3,
+        "checkpoint": rig.store.put_blob(checkpoints.pack(initial_weights(network, 0))),
+        "losses": [1.0],
+        "training_s": 1.0,
+        "batch_size": 64,
+        "notes": [],
+    }
+    rig.run.append("pretrained", "supernet", body)
+    for i, score in enumerate(shared):
+        body = {"shared": to_json(Score(score, 100)), "alone": to_json(Score(0.5 + i / 100, 100))}
+        rig.run.append("correlated", str(i), {**body, "epochs": 1, "training_s": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("shared", "misleads"),
+    [
+        ((0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1), True),  # tau -1
+        ((0.3, 0.4, 0.2, 0.5, 0.1, 0.6, 0.15, 0.55), False),  # tau 0.21 [-0.40, 0.69]
+        ((0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), False),  # tau 1
+        ((0.7, 0.6, 0.5, 0.4), False),  # too few to tell
+    ],
+)
+def test_where_shared_weights_do_not_rank_the_run_and_the_report_say_so(
+    tmp_path: Path, pool: TrainingPool, shared: Sequence[float], misleads: bool
+) -> None:
+    wanted = study(pretrain={**PRETRAIN, "correlate": len(shared)})
+    rig = rig_of(tmp_path, wanted, pool)
+    store_correlation(rig, shared)
+    rig.watcher = notes = Notes()
+    pretrain(rig)
+    texts = ["\n".join(notes.texts), "\n".join(weight_sharing(rig.run))]
+    for text in texts:
+        assert ("shared weights do not rank networks here" in text) == misleads
+        assert ("out of `speedups`" in text) == misleads
+    assert bool(misranking(rig.run)) == misleads
     rig.store.close()
 
 
