@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
+from harness.config import STORE
 from harness.quantities import parse_limit, show
 from harness.study import WORKERS, read_study, study_of
 from harness.training_pools import pool_of
 from results.errors import ConfigError
 from results.front import objectives
 from results.records import Limit, Metric, Problem
+from results.store import Store
 from tests.affinity import on_cores
 
 GOOD = """
@@ -91,6 +94,18 @@ def test_a_study_has_a_worker_per_core_unless_it_names_a_number(tmp_path: Path) 
 def test_cores_of_this_machine_tell_nothing_of_clusters_and_gpus(tmp_path: Path, place: str) -> None:
     with on_cores(1):
         assert read_study(write(tmp_path, GOOD.replace("workers = 2", place))).workers == WORKERS
+
+
+def test_a_run_is_stored_with_its_number_of_workers(tmp_path: Path) -> None:
+    study = write(tmp_path, GOOD.replace("workers = 2\n", ""))
+    (tmp_path / "lab.toml").write_text('[devices.pi5]\nconnection = "local"\npython = "/no/such/python"\n')
+    places = ["--lab", str(tmp_path / "lab.toml"), "--runs", str(tmp_path / "runs")]
+    assert cli.main(["search", str(study), *places]) == 1  # begun and stored, but the board is not fit
+    with Store.open(tmp_path / "runs" / "demo" / STORE) as store:
+        stored = store.run("demo").config["study"]
+    assert stored["training"]["workers"] == len(os.sched_getaffinity(0))
+    with on_cores(1):
+        assert study_of(stored, study).workers == stored["training"]["workers"]
 
 
 def test_a_run_that_was_stored_without_a_number_of_workers_goes_on_with_two(tmp_path: Path) -> None:
