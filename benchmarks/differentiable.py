@@ -43,7 +43,7 @@ from harness.relaxation import latency_term
 from results.records import Architecture, Fidelity, Measurement, Plan, Target
 from results.statistics import latency
 from search.datasets import load_task
-from search.differentiable import METHODS, Found, SearchPlan, search_cells
+from search.differentiable import METHODS, SELECTIONS, Found, SearchPlan, search_cells
 from search.differentiable_blocks import Block, CellBlocks
 from search.spaces.cell import Space
 from search.tasks import Task
@@ -54,12 +54,12 @@ PLAN = Plan("differentiable", sessions=(4, 8), half_width=0.03, session_s=0.1, w
 DRAWN, NEAR = 2000, 40
 """Random cells whose sums are looked at, and how many of them are measured."""
 
-DEFAULTS: dict[str, tuple[int, float]] = {
-    "gdas": (54, 0.01),
-    "darts": (12, 0.1),
-    "darts_second_order": (8, 0.1),
+DEFAULTS: dict[str, tuple[int, float, str]] = {
+    "gdas": (54, 0.01, "shared_weights"),
+    "darts": (12, 0.1, "argmax"),
+    "darts_second_order": (8, 0.1, "argmax"),
 }
-"""Epochs of the search, which take about seven trainings of five, and weight of the latency."""
+"""Epochs of the search, which take about six trainings of eight, weight of the latency, and selection."""
 
 COLUMNS = ("task", "cell", "seed", "epochs", "channels", "cells", "accuracy", "training_s")
 
@@ -76,14 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--training-seeds", type=int, default=2, help="trainings of the cell found (default 2)"
     )
-    parser.add_argument("--epochs", type=int, default=5, help="of each training (default 5)")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training (default 8)")
     parser.add_argument("--search-epochs", type=int, help="of the search (default by method)")
     parser.add_argument("--warmup", type=int, help="of these the first (default half)")
     parser.add_argument("--latency-weight", type=float, help="in the loss of the search (default by method)")
+    parser.add_argument("--selection", choices=SELECTIONS, help="of the cell (default by method)")
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--cells", type=int, default=1, help="per stage (default 1)")
     args = parser.parse_args(argv)
-    epochs, weight = DEFAULTS[args.method]
+    epochs, weight, selection = DEFAULTS[args.method]
+    args.selection = args.selection or selection
     args.search_epochs = epochs if args.search_epochs is None else args.search_epochs
     args.latency_weight = weight if args.latency_weight is None else args.latency_weight
     figures = compare(args)
@@ -159,6 +161,7 @@ def _search(args: argparse.Namespace, task: Task, blocks: CellBlocks, times_s: d
         epochs=args.search_epochs,
         warmup=args.warmup,
         latency_weight=args.latency_weight,
+        selection=args.selection,
     )
     return search_cells(
         blocks,

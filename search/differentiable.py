@@ -37,7 +37,7 @@ from search.differentiable_mixture import (
     mixed,
     noisy,
 )
-from search.differentiable_selection import select_by_perturbation
+from search.differentiable_selection import select_by_perturbation, select_by_shared_weights
 from search.differentiable_supernet import MixedNetwork, Mixture
 from search.tasks import Task
 from search.training import repeatable
@@ -45,7 +45,7 @@ from search.training_run import Inputs
 
 METHODS: tuple[Method, ...] = ("gdas", "darts", "darts_second_order")
 FORMS: tuple[LatencyForm, ...] = ("log", "linear")
-SELECTIONS = ("argmax", "perturbation")
+SELECTIONS = ("argmax", "perturbation", "shared_weights")
 
 LARGEST_GRADIENT = 5.0
 """Norm to which gradients of the network's weights are cut (DARTS, appendix A.1.1)."""
@@ -77,7 +77,8 @@ class SearchPlan:
         latency_form: See :class:`search.differentiable_mixture.LatencyTerm`.
         skips: Skip connections in the favoured cell at which the search stops; 0 for never.  Those favoured
             by chance do not count, see :data:`LEAD`.
-        selection: ``argmax`` of the architecture weights, or ``perturbation`` (of DARTS only).
+        selection: ``argmax`` of the architecture weights, ``perturbation`` (of DARTS only), or
+            ``shared_weights`` (of GDAS only, whose weights belong to single cells).
     """
 
     method: Method = "gdas"
@@ -108,6 +109,11 @@ class SearchPlan:
             )
         if self.selection == "perturbation" and self.method == "gdas":
             raise ConfigError("selection = 'perturbation' takes operations out of a mixture: gdas has none")
+        if self.selection == "shared_weights" and self.method != "gdas":
+            raise ConfigError(
+                f"selection = 'shared_weights' judges single cells, which {self.method} never trains: "
+                "use 'argmax' or 'perturbation', or method = 'gdas'"
+            )
 
     @property
     def warm(self) -> int:
@@ -183,7 +189,7 @@ def search_cells(
     with repeatable(seed):
         search = Search(blocks, task, plan, seed=seed, latency=latency)
         search.run(on_epoch)
-        choices = select_by_perturbation(search) if plan.selection == "perturbation" else search.favoured()
+        choices = SELECT[plan.selection](search)
     return Found(
         alpha=rows_of(search.alpha),
         probabilities=rows_of(search.shares()),
@@ -307,6 +313,10 @@ class Search:
         """Operation with the greatest weight of each edge."""
         return tuple(self.eligible().argmax(-1).tolist())
 
+    def latency_loss(self, shares: Tensor) -> float:
+        """What the term for latency adds to a loss with these shares."""
+        return float(self._latency(shares, self._equal)) if self._latency is not None else 0.0
+
     def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
         """The task's loss of a batch; cross entropy with labels smoothed by 0.1 where it has none."""
         images, targets = batch
@@ -384,6 +394,13 @@ class Search:
         if not math.isfinite(loss):
             raise TrainingError("supernet", f"diverged: the loss is {loss} in epoch {len(self.curve) + 1}")
         return loss
+
+
+SELECT: dict[str, Callable[[Search], tuple[int, ...]]] = {
+    "argmax": Search.favoured,
+    "perturbation": select_by_perturbation,
+    "shared_weights": select_by_shared_weights,
+}
 
 
 def _optimiser(parameters: list[torch.nn.Parameter], method: Method) -> torch.optim.Optimizer:

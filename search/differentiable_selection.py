@@ -1,9 +1,14 @@
-"""Selection by perturbation: the operation without which the trained mixture suffers most.
+"""Which cell a differentiable search ends with, where it is not that of the greatest architecture weights.
 
-Wang, Cheng, Chen, Tang, Hsieh 2021 (ICLR), "Rethinking architecture selection in differentiable NAS",
-algorithm 1: edges are decided one by one in a random order; after each the rest of the mixture is trained
-further.  Deviation: what an operation is worth is read from the loss instead of the accuracy, which on few
-images has ties.
+By perturbation: the operation without which the trained mixture suffers most.  Wang, Cheng, Chen, Tang, Hsieh
+2021 (ICLR), "Rethinking architecture selection in differentiable NAS", algorithm 1: edges are decided one by
+one in a random order; after each the rest of the mixture is trained further.  Deviation: what an operation is
+worth is read from the loss instead of the accuracy, which on few images has ties.
+
+By shared weights: of cells drawn from what was learnt, the one with the least loss under the weights of the
+search, as in Guo et al. 2020 (ECCV), "Single path one-shot neural architecture search with uniform sampling";
+Dong and Yang 2019 (ICCV), "One-shot neural architecture search via self-evaluated template network", draw
+them from a learnt distribution, too.
 """
 
 from __future__ import annotations
@@ -23,6 +28,11 @@ TUNED_EPOCHS = 1
 """Passes over the half of the weights after each decision."""
 
 ORDER_SEED = 17
+
+DRAWN = 100
+"""Cells that are judged by shared weights, beside the favoured one."""
+
+DRAW_SEED = 18
 
 
 def select_by_perturbation(search: Search) -> tuple[int, ...]:
@@ -54,3 +64,27 @@ def _loss_without(search: Search, fixed: list[Fixed | None], edge: int, operatio
         for _, batch in search.halves.batches(0, 4 * search.plan.batch_size)
     ]
     return float(np.mean(losses))
+
+
+@torch.no_grad()
+def select_by_shared_weights(search: Search) -> tuple[int, ...]:
+    """The cell with the least loss on the half of the architecture weights, the term for latency included.
+
+    Of :data:`DRAWN` cells that are drawn from the shares, and the favoured one.
+    """
+    shares = search.shares()
+    rng = np.random.default_rng(DRAW_SEED)
+    cells = {search.favoured(): None}
+    for _ in range(DRAWN):
+        cells[tuple(int(rng.choice(len(row), p=row / row.sum())) for row in shares.double().numpy())] = None
+    return min(cells, key=lambda cell: _loss_of(search, cell))
+
+
+def _loss_of(search: Search, cell: tuple[int, ...]) -> float:
+    mixture = [Fixed(operation).terms() for operation in cell]
+    losses = [
+        float(search.loss(batch, mixture))
+        for _, batch in search.halves.batches(0, 4 * search.plan.batch_size)
+    ]
+    alone = torch.nn.functional.one_hot(torch.tensor(cell), len(search.operations)).float()
+    return float(np.mean(losses)) + search.latency_loss(alone)

@@ -21,7 +21,7 @@ from search.datasets import load_task
 from search.differentiable import Found, Halves, Search, SearchPlan, search_cells
 from search.differentiable_blocks import CellBlocks
 from search.differentiable_mixture import LatencyTerm, Unrolled, drawn, first_order, mixed, noisy
-from search.differentiable_selection import select_by_perturbation
+from search.differentiable_selection import select_by_perturbation, select_by_shared_weights
 from search.differentiable_supernet import Fixed, MixedNetwork
 from search.module import to_module
 from search.network import costs
@@ -386,6 +386,37 @@ def test_perturbation_of_a_trained_mixture_selects_a_whole_cell() -> None:
     assert 0 not in found.choices
 
 
+def test_shared_weights_select_the_cell_with_the_least_loss_and_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of drawn cells, the one with most of an operation; where another one is faster, the one with most of that."""
+    plan = dataclasses.replace(SHORT, selection="shared_weights")
+    chosen = {}
+    for weight in (0.0, 100.0):
+        operation_s = np.array([[5.0, 5.0, 1.0, 5.0, 5.0]])
+        latency = LatencyTerm(operation_s, np.array([0.1]), weight)
+        search = Search(blocks(), few_digits(64), plan, seed=0, latency=latency)
+        judged: list[list[int]] = []
+
+        def loss(batch: Any, mixture: Any, judged: list[list[int]] = judged) -> Tensor:
+            judged.append([terms[0][0] for terms in mixture])
+            return torch.tensor(6.0 - judged[-1].count(3))
+
+        monkeypatch.setattr(search, "loss", loss)
+        chosen[weight] = select_by_shared_weights(search)
+        assert 0 not in [operation for cell in judged for operation in cell]
+        most = 3 if weight == 0.0 else 2
+        assert chosen[weight].count(most) == max(cell.count(most) for cell in judged)
+        assert 50 < len({tuple(cell) for cell in judged}) <= 101
+
+
+def test_shared_weights_of_a_search_select_a_whole_cell() -> None:
+    plan = dataclasses.replace(SHORT, selection="shared_weights")
+    first, again = (search_cells(blocks(), few_digits(64), plan, seed=0) for _ in range(2))
+    assert first.choices == again.choices
+    assert len(first.choices) == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -395,6 +426,7 @@ def test_perturbation_of_a_trained_mixture_selects_a_whole_cell() -> None:
         ({"latency_weight": -1.0}, "latency_weight"),
         ({"latency_form": "cubic"}, "log, linear"),
         ({"selection": "perturbation"}, "gdas has none"),
+        ({"method": "darts", "selection": "shared_weights"}, "single cells, which darts never trains"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
