@@ -389,7 +389,7 @@ def test_perturbation_of_a_trained_mixture_selects_a_whole_cell() -> None:
 def test_shared_weights_select_the_cell_with_the_least_loss_and_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of drawn cells, the one with most of an operation; where another one is faster, the one with most of that."""
+    """Of drawn cells, the one with most of what is accurate; where time counts, with most of what is fast."""
     plan = dataclasses.replace(SHORT, selection="shared_weights")
     chosen = {}
     for weight in (0.0, 100.0):
