@@ -97,4 +97,4 @@ class Graph:
     def network(self, source: str, classes: int) -> Network:
         """The network, closed by global pooling of a node and a dense layer."""
         self.add("classifier", Dense(classes), self.add("pool", GlobalPool(), source))
-        return Network(self._shapes["input"], tuple(self._nodes))
+        return Network(self._shapes["input"], tuple(self._nodes), self._shapes)

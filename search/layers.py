@@ -170,6 +170,7 @@ _RANKS: dict[type, int] = {  # of what a layer reads, where it matters
     **dict.fromkeys((Conv, BatchNorm, MaxPool, AvgPool, GlobalPool, Resize, Flatten), 3),
     **dict.fromkeys((Softmax, Dense), 1),
 }
+_INPUTS: dict[type, int] = {Add: 2, Multiply: 2}  # all others but concatenations have one
 
 
 def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
@@ -182,6 +183,8 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
     match layer:
         case Conv():
             return _conv_shape(layer, inputs[0])
+        case BatchNorm() | Activation() | Add():  # most of any network: not to be asked for all that follows
+            return inputs[0]
         case MaxPool() | AvgPool():
             return _pool_shape(layer, inputs[0])
         case Concat():
@@ -210,18 +213,19 @@ def _named_shape(layer: GlobalPool | Resize | Flatten | Dense, shape: Shape) -> 
 
 
 def _check_inputs(layer: Layer, inputs: list[Shape]) -> None:
-    if isinstance(layer, Concat):
+    kind = type(layer)
+    if kind is Concat:
         if len(inputs) < 2 or len({shape[1:] for shape in inputs}) != 1:
             raise ArchitectureError(f"cannot join {inputs}: two or more of equal height and width are needed")
         return
-    wanted = 2 if isinstance(layer, Add | Multiply) else 1
+    wanted = _INPUTS.get(kind, 1)
     if len(inputs) != wanted:
-        raise ArchitectureError(f"{type(layer).__name__} takes {wanted} inputs, got {len(inputs)}")
-    if isinstance(layer, Add) and inputs[0] != inputs[1]:
+        raise ArchitectureError(f"{kind.__name__} takes {wanted} inputs, got {len(inputs)}")
+    if kind is Add and inputs[0] != inputs[1]:
         raise ArchitectureError(f"cannot add {inputs[0]} and {inputs[1]}")
-    if isinstance(layer, Multiply) and inputs[1] not in (inputs[0], (inputs[0][0], 1, 1)):
+    if kind is Multiply and inputs[1] not in (inputs[0], (inputs[0][0], 1, 1)):
         raise ArchitectureError(f"cannot multiply {inputs[0]} by {inputs[1]}")
-    rank = _RANKS.get(type(layer))
+    rank = _RANKS.get(kind)
     if rank is not None and len(inputs[0]) != rank:
         raise ArchitectureError(f"needs an input of rank {rank}, got shape {inputs[0]}")
 

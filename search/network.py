@@ -10,7 +10,8 @@ pool.  Weights are a mapping from PyTorch's state-dict names (``"<node>.weight"`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from math import prod, sqrt
 
@@ -93,6 +94,8 @@ class Network:
     Attributes:
         input_shape: ``(channels, height, width)``.
         nodes: Layers; the last is the output (logits, no softmax).
+        inferred: Not kept: what :attr:`shapes` is, where it was found out as the nodes were collected; a
+            search builds a thousand networks per trial.
 
     Raises:
         ArchitectureError: If a node reads what does not come before it, or shapes do not fit.
@@ -100,8 +103,9 @@ class Network:
 
     input_shape: Shape
     nodes: tuple[Node, ...]
+    inferred: InitVar[Mapping[str, Shape] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, inferred: Mapping[str, Shape] | None) -> None:
         names = [node.name for node in self.nodes]
         if not names or len(set(names)) != len(names) or "input" in names:
             raise ArchitectureError("a network needs nodes with different names, none of them 'input'")
@@ -110,6 +114,8 @@ class Network:
             raise ArchitectureError(f"node name {unfit[0]!r} is empty or contains a dot")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ArchitectureError(f"the input needs channels, height and width, got {self.input_shape}")
+        if inferred is not None:
+            self.__dict__["shapes"] = dict(inferred)  # where the cached property keeps its own
         _ = self.shapes
 
     @property

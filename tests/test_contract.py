@@ -26,11 +26,13 @@ from results.records import (
     Trial,
 )
 from results.statistics import decide
+from search import candidates
 from search.joint import JointSpace, targets_of
-from search.network import costs
+from search.network import Network, costs
 from search.novelty import every_architecture
 from search.space import SearchSpace
 from search.spaces import cell
+from search.strategies import bayesian
 from search.strategy import Strategy
 from tests.table_space import published
 from tests.test_spaces import TREE
@@ -40,6 +42,10 @@ SHAPE = (1, 8, 8)
 SEEDS = (1, 2)
 ASKS, LATE = 10, 3
 """Trials asked for, and how many are under way at once."""
+
+POOLS = {"POOL": 60, "NEIGHBOURS": 60, "DOUBLE_EDITS": 20, "CROSSOVERS": 15, "RANDOM": 40}
+EVOLVED = 2
+"""Candidates that a model looks at here: its time depends on how many, what it promises does not."""
 
 PI, NANO = Target("pi5", "onnxruntime"), Target("nano", "tflite")
 PI_LITE = Target("pi5", "tflite", "int8")
@@ -52,6 +58,13 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "darts": ("cell", {"kind": "darts", "cells": 3, "channels": 4}),
 }
 CASES = (*OPTIONS, "tree", "joint")
+
+
+@pytest.fixture(autouse=True)
+def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in POOLS.items():
+        monkeypatch.setattr(candidates, name, number)
+    monkeypatch.setattr(bayesian, "BEST", EVOLVED)
 
 
 @cache
@@ -167,6 +180,15 @@ def test_the_same_seed_and_the_same_tells_give_the_same_asks(name: str, case: st
     states = {e.state for e in told}
     assert {"failed", "unmeasured"} <= states
     assert "infeasible" in states or name != "random_search"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_found_while_a_network_is_built_are_those_of_its_layers(case: str) -> None:
+    space = space_of(case)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        network = space.build(space.sample(rng))
+        assert Network(network.input_shape, network.nodes).shapes == network.shapes
 
 
 REACHABLE: dict[str, tuple[str, dict[str, Any]]] = {
