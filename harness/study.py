@@ -54,9 +54,15 @@ NIGHTLY = dataclasses.replace(
 and an interval that stops as soon as it is narrow covers too little with few agents."""
 
 
+TRIALS = 50
+"""Unless the file says how many."""
+
 IN_FLIGHT_PER_WORKER = 3
 """Trials are told in the order of their numbers, so a long training holds up those after it: where trainings
 differ by a factor of e^0.9 (one standard deviation), two trials per worker leave 13 % idle, three 6 %."""
+
+TRIALS_PER_WORKER = 8
+"""A search that has more than a few eighths of its trials under way at once hardly learns from the others."""
 
 WORKERS = 2
 """Training processes where this machine's cores tell nothing: on a Ray cluster, on a GPU, and in runs that
@@ -180,7 +186,9 @@ def read_study(path: Path) -> Study:
 
 
 def _with_workers(values: dict[str, Any]) -> dict[str, Any]:
-    """The file's values with one worker per core that this process may use, unless the file names a number.
+    """The file's values with a worker per core that this process may use, if the file names no number.
+
+    No more than one per :data:`TRIALS_PER_WORKER` trials, but for the first :data:`WORKERS`.
 
     What is asked for depends on the number of trials under way, and that on the number of workers.  So it is
     stored as if the file had named it: a run goes on with its own on a machine with other cores, too.
@@ -190,7 +198,9 @@ def _with_workers(values: dict[str, Any]) -> dict[str, Any]:
         return values
     if (training.get("pool", "processes"), training.get("device", "cpu")) != ("processes", "cpu"):
         return values
-    return {**values, "training": {**training, "workers": len(os.sched_getaffinity(0))}}
+    trials = values.get("trials", TRIALS)
+    most = max(WORKERS, trials // TRIALS_PER_WORKER) if isinstance(trials, int) else WORKERS
+    return {**values, "training": {**training, "workers": min(len(os.sched_getaffinity(0)), most)}}
 
 
 def _is_path(name: str) -> bool:
@@ -228,7 +238,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     study = Study(
         name=_run_name(top.take("name", str, path.stem), where),
         seed=top.take_count("seed", 0, low=0),
-        trials=top.take_count("trials", 50),
+        trials=top.take_count("trials", TRIALS),
         task=_named(top.table("task")),
         space=_named(space),
         strategy=_named(top.table("strategy")),
