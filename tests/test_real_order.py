@@ -31,7 +31,7 @@ def test_every_row_was_measured_on_the_host_and_on_the_emulated_board(
     lines = TABLE.read_text().splitlines(keepends=True)
     last = lines[-1].rsplit(",", 4)
     (tmp_path / "rows.csv").write_text("".join(lines[:-1]) + ",".join([last[0], "", ""]) + "\n")
-    with pytest.raises(ValueError, match="1 rows have no emulated_latency_s; see benchmarks.real_training"):
+    with pytest.raises(ValueError, match=r"1 rows have no emulated_latency_s; see benchmarks\.real_training"):
         tables(tmp_path / "rows.csv", "emulated")
 
 
