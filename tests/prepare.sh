@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need beyond Python packages: a real OpenSSH server and client, PostgreSQL's
-# server programs, QEMU.  With the argument "ssh" or "qemu", what `make demo` or `make demo-arm` needs.
+# server programs, QEMU, cpio.  With the argument "ssh" or "qemu", what `make demo` or `make demo-arm` needs.
 set -eu
 export PATH="$PATH:/usr/sbin:/sbin:/usr/local/sbin"
 need=""
@@ -9,6 +9,7 @@ if lacks ssh || lacks ssh-agent || lacks ssh-keygen; then need="$need openssh-cl
 if lacks sshd; then need="$need openssh-server"; fi
 if [ "${1:-all}" = all ]; then
   if lacks initdb && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then need="$need postgresql"; fi
+  if lacks busybox && lacks cpio; then need="$need cpio"; fi
 fi
 if [ "${1:-all}" != ssh ]; then
   # Emulated boards (tests marked qemu): what runs them and what builds their image.
