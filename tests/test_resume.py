@@ -17,6 +17,7 @@ import pytest
 from harness import cli
 from harness.config import STORE
 from results.store import Store
+from tests.affinity import on_cores
 
 KILLS = 20
 STUDY = """
@@ -171,6 +172,27 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_changes(
     for target in TARGETS:
         name = f"pareto_{target}.csv"
         assert (run / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be taken from one")
+def test_a_run_goes_on_with_the_number_of_workers_it_began_with(
+    undisturbed: Path, replay_lab: str, recorded: Path
+) -> None:
+    """Begun on two cores, gone on with on one: the asks are those of a study that names two workers."""
+    folder = recorded.parents[2] / "fewer-cores"
+    folder.mkdir()
+    (folder / "lab.toml").write_text(replay_lab)
+    (folder / "study.toml").write_text(STUDY.replace("workers = 2\n", ""))
+    run = folder / "runs" / "small"
+    with on_cores(2):
+        begun = start(folder, "search", str(folder / "study.toml"))
+    assert kill_at(begun, run, records=count_records(undisturbed) // 4, delay_s=0.0)
+    assert len(asks(run)) < 10
+    with on_cores(1):
+        assert start(folder, "resume", str(run)).wait() == 0, (folder / "output.log").read_text()
+    with Store.open(run / STORE) as store:
+        assert store.run("small").config["study"]["training"]["workers"] == 2
+    assert asks(run) == asks(undisturbed)
 
 
 def stored(run: Path) -> list[tuple[str, str]]:
