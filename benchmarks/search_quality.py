@@ -256,7 +256,7 @@ def _one_core() -> None:
 
 
 def _line(table: str, strategy: str, report: dict[str, Any]) -> str:
-    parts = [f"{table:<15}{strategy:<24}"]
+    parts = [f"{table:<15} {strategy:<24}"]
     for name in ("hypervolume_regret", "constrained_regret", "ask_s"):
         cells = report[name][table][strategy]
         parts.append(f"{name} " + " ".join(f"{v:.4f}" for k, v in cells.items() if not k.endswith("_se")))
