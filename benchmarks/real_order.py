@@ -33,14 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.real_training import CELLS, CHANNELS, TABLE, TASK
+from benchmarks.real_training import TABLE, TASK, spaces_of
 from benchmarks.search_quality import HypervolumeRegret, search
 from results.records import Architecture, Evaluation, Metric, Score, Target, Trial
 from search.datasets import load_task
 from search.network import Network
 from search.space import Decision, SearchSpace
-from search.spaces.cell import Space as CellSpace
-from search.spaces.chain import Space as ChainSpace
 from tests.table_space import Table
 
 STRATEGIES = ("random_search", "regularized_evolution", "nsga2", "local_search", "bayesian")
@@ -154,19 +152,13 @@ def tables(path: Path, latency: str = "host") -> dict[str, RowsTable]:
     Raises:
         ValueError: If a row was not measured there.
     """
-    task = load_task(TASK)
-    shape, classes = task.input_shape, task.classes
-    spaces: list[SearchSpace] = [
-        ChainSpace(input_shape=shape, classes=classes),
-        CellSpace(input_shape=shape, classes=classes, channels=CHANNELS, cells=CELLS),
-    ]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if missing := sum(not row[f"{latency}_latency_s"] for row in rows):
         raise ValueError(f"{path}: {missing} rows have no {latency}_latency_s; see benchmarks.real_training")
     return {
         space.name: RowsTable(space, [row for row in rows if row["space"] == space.name], latency)
-        for space in spaces
+        for space in spaces_of(load_task(TASK))
     }
 
 

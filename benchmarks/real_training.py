@@ -126,7 +126,7 @@ def _boards(args: argparse.Namespace, stack: ExitStack) -> list[Board]:
 
 def _drawn(task: Task, rows: Rows) -> Iterator[tuple[int, SearchSpace, Architecture]]:
     """The networks after those of the table, without end."""
-    spaces = _spaces(task)
+    spaces = spaces_of(task)
     seen = {(row["space"], row["choices"]) for row in rows.rows}
     number = max((int(row["number"]) for row in rows.rows), default=-1)
     while True:
@@ -138,7 +138,8 @@ def _drawn(task: Task, rows: Rows) -> Iterator[tuple[int, SearchSpace, Architect
             yield number, space, architecture
 
 
-def _spaces(task: Task) -> list[SearchSpace]:
+def spaces_of(task: Task) -> list[SearchSpace]:
+    """The two spaces of the table."""
     shape, classes = task.input_shape, task.classes
     return [
         ChainSpace(input_shape=shape, classes=classes),
@@ -166,7 +167,7 @@ def _remeasure(rows: Rows, task: Task, board: Board) -> None:
 
 def _file(row: Mapping[str, str], task: Task) -> Exported:
     """What is measured of a row's network: untrained, as a study measures it."""
-    space = next(space for space in _spaces(task) if space.name == row["space"])
+    space = next(space for space in spaces_of(task) if space.name == row["space"])
     network = space.build(space.architecture([int(c) for c in row["choices"].split("-")]))
     return _untrained(network)
 

@@ -75,8 +75,8 @@ from search.weight_sources import StartsFrom
 
 LADDER = Ladder((Fidelity(3, resolution=16), FULL), reduction=6, known=1.0)
 """Three annealed epochs of images of 16 pixels cost half of three of 32 and rank the candidates nearly as
-well (Kendall's tau to the full trainings 0.69 and 0.70 on every other one, where this was chosen; 0.55 to
-0.61 and 0.73 on all of them); two epochs of 32 (0.67) cost more."""
+well (Kendall's tau to full trainings of 24 epochs 0.69 and 0.70 on every other one, where this was chosen;
+0.55 to 0.61 and 0.73 on all of them); two epochs of 32 (0.67) cost more."""
 SHARED_FIRST = Ladder((Fidelity(0), FULL), reduction=3, known=1.0)
 COMBINED = Ladder((Fidelity(0), FULL), reduction=6, known=1.0)
 """With a search seed of its own (10), which is not scored, it needed 0.12 of the plain search's seconds; with

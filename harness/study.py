@@ -62,7 +62,7 @@ IN_FLIGHT_PER_WORKER = 3
 differ by a factor of e^0.9 (one standard deviation), two trials per worker leave 13 % idle, three 6 %."""
 
 TRIALS_PER_WORKER = 8
-"""A search that has more than a few eighths of its trials under way at once hardly learns from the others."""
+"""With so many trials at least for each worker, at most three eighths are asked before the first is told."""
 
 WORKERS = 2
 """Training processes where this machine's cores tell nothing: on a Ray cluster, on a GPU, and in runs that

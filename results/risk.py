@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +62,8 @@ class Unfinished:
     Attributes:
         evaluation: As far as it came: with its costs.
         group: What its risk is counted for.
-        gains: What others gained from there to a full training, on the scale of log odds, at least two; of
-            the same rung, the same object.
+        gains: What others gained from there to a full training, on the scale of log odds, at least two;
+            networks with equal ones share what is not known of these.
         ends: Or where it would have ended, with its 90 % interval.
     """
 
@@ -74,7 +74,7 @@ class Unfinished:
 
 
 def risks(
-    unfinished: Sequence[Unfinished], whole: Sequence[Evaluation], problem: Problem, *, seed: int = 0
+    unfinished: Sequence[Unfinished], whole: Sequence[Evaluation], problem: Problem
 ) -> dict[str, Risk] | None:
     """The risk of each group; the same arguments give the same figures.
 
@@ -85,7 +85,6 @@ def risks(
         unfinished: All of them: they are rivals of each other.
         whole: Full trainings.
         problem: Accuracy first, then costs.
-        seed: Of the draws.
 
     Returns:
         None where the costs of a network are not known.
@@ -103,9 +102,11 @@ def risks(
         return None
     dimensions = len(problem.objectives) - 1
     paid = np.array(known, dtype=np.float64).reshape(len(allowed), dimensions)
-    ends = _draws(allowed, problem.objectives[0].maximise, np.random.default_rng(seed))
-    front = _front(ends, paid, _ends(rivals, problem, generous=False))
-    better = front & _front(ends, paid, _ends(rivals, problem, generous=True))
+    ends = _draws(allowed, problem.objectives[0].maximise, np.random.default_rng(0))
+    rows = [[value(e, metric) for metric in problem.objectives] for e in rivals]
+    figures = [complete for row in rows if len(complete := [f for f in row if f is not None]) == len(row)]
+    front = _front(ends, paid, _ends(figures, problem, generous=False))
+    better = front & _front(ends, paid, _ends(figures, problem, generous=True))
     groups = np.array([u.group for u in allowed])
     found = {}
     for group in dict.fromkeys(u.group for u in unfinished):
@@ -147,36 +148,37 @@ def _mean_and_spread(gains: Sequence[float], rng: np.random.Generator) -> tuple[
     return mean, spread
 
 
-def _ends(rivals: Sequence[Evaluation], problem: Problem, *, generous: bool) -> Mapping[str, Floats]:
+def _ends(rivals: Sequence[Sequence[Interval]], problem: Problem, *, generous: bool) -> tuple[Floats, Floats]:
     """Scores ``(m,)``, more being better, and costs ``(m, k)``, less being better, of full trainings.
 
     ``generous`` for the better ends of their intervals instead of the values.
     """
-    rows = []
-    for rival in rivals:
-        row = [_end(value(rival, metric), metric, generous=generous) for metric in problem.objectives]
-        if None not in row:
-            rows.append(row)
+    rows = [
+        [
+            _end(figure, metric, generous=generous)
+            for figure, metric in zip(rival, problem.objectives, strict=True)
+        ]
+        for rival in rivals
+    ]
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(problem.objectives))
-    return {"scores": table[:, 0], "costs": -table[:, 1:]}
+    return table[:, 0], -table[:, 1:]
 
 
-def _end(figure: Interval | None, metric: Metric, *, generous: bool) -> float | None:
+def _end(figure: Interval, metric: Metric, *, generous: bool) -> float:
     """A figure, or the better end of its interval, turned so that more is better."""
-    if figure is None:
-        return None
     if metric.maximise:
         return figure.high if generous else figure.value
     return -(figure.low if generous else figure.value)
 
 
-def _front(ends: Floats, paid: Floats, rivals: Mapping[str, Floats]) -> NDArray[np.bool_]:
+def _front(ends: Floats, paid: Floats, rivals: tuple[Floats, Floats]) -> NDArray[np.bool_]:
     """Which networks nothing that costs no more equals, ``(draws, n)``."""
+    scores, costs_of = rivals
     found = np.ones(ends.shape, dtype=np.bool_)
     for i, own in enumerate(paid):
-        cheaper = (rivals["costs"] <= own).all(axis=1)
+        cheaper = (costs_of <= own).all(axis=1)
         if cheaper.any():
-            found[:, i] &= ends[:, i] > rivals["scores"][cheaper].max()
+            found[:, i] &= ends[:, i] > scores[cheaper].max()
         others = (paid <= own).all(axis=1)
         others[i] = False
         if others.any():

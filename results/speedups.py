@@ -153,11 +153,10 @@ def _risks(known: History, trained: Sequence[_Trained]) -> dict[str, Risk]:
         for t in trained
         if t.known.stopped
     ]
-    left = [
-        Unfinished(group[-1].evaluation, "lower_fidelity", gains=_gains(group[-1].level, trained))
-        for group in _left(trained)
-    ]
-    if any(len(one.gains) < LEAST_GAINS for one in left):
+    last = [group[-1] for group in _left(trained)]
+    gains = {level: _gains(level, trained) for level in {one.level for one in last}}
+    left = [Unfinished(one.evaluation, "lower_fidelity", gains=gains[one.level]) for one in last]
+    if any(len(known_gains) < LEAST_GAINS for known_gains in gains.values()):
         left = []
     whole = [t.evaluation for t in trained if t.full]
     return risks([*ended, *left], whole, known.problem) or {}

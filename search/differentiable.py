@@ -45,7 +45,6 @@ from search.training_run import Inputs
 
 METHODS: tuple[Method, ...] = ("gdas", "darts", "darts_second_order")
 FORMS: tuple[LatencyForm, ...] = ("log", "linear")
-SELECTIONS = ("argmax", "perturbation", "shared_weights")
 
 LARGEST_GRADIENT = 5.0
 """Norm to which gradients of the network's weights are cut (DARTS, appendix A.1.1)."""
@@ -92,7 +91,8 @@ class SearchPlan:
     selection: str = "argmax"
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("latency_form", FORMS), ("selection", SELECTIONS)):
+        allowed = {"method": METHODS, "latency_form": FORMS, "selection": tuple(SELECTIONS)}
+        for name, known in allowed.items():
             if getattr(self, name) not in known:
                 raise ConfigError(
                     f"differentiable: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
@@ -189,7 +189,7 @@ def search_cells(
     with repeatable(seed):
         search = Search(blocks, task, plan, seed=seed, latency=latency)
         search.run(on_epoch)
-        choices = SELECT[plan.selection](search)
+        choices = SELECTIONS[plan.selection](search)
     return Found(
         alpha=rows_of(search.alpha),
         probabilities=rows_of(search.shares()),
@@ -396,7 +396,7 @@ class Search:
         return loss
 
 
-SELECT: dict[str, Callable[[Search], tuple[int, ...]]] = {
+SELECTIONS: dict[str, Callable[[Search], tuple[int, ...]]] = {
     "argmax": Search.favoured,
     "perturbation": select_by_perturbation,
     "shared_weights": select_by_shared_weights,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from search.differentiable_mixture import mixed
-from search.differentiable_supernet import Fixed
+from search.differentiable_supernet import Fixed, Mixture
 
 if TYPE_CHECKING:
     from search.differentiable import Search
@@ -51,40 +51,36 @@ def select_by_perturbation(search: Search) -> tuple[int, ...]:
     return tuple(kept.operation for kept in fixed if kept is not None)
 
 
-@torch.no_grad()
 def _loss_without(search: Search, fixed: list[Fixed | None], edge: int, operation: int) -> float:
-    """Mean loss of the half of the architecture weights with one operation of one edge left out.
-
-    Batch norms use the statistics of the batch, since what reaches them changes with the mixture.
-    """
+    """Loss with one operation of one edge left out."""
     mixture = list(mixed(search.shares(), fixed))
     mixture[edge] = [term for term in mixture[edge] if term[0] != operation]
-    losses = [
-        float(search.loss(batch, mixture))
-        for _, batch in search.halves.batches(0, 4 * search.plan.batch_size)
-    ]
-    return float(np.mean(losses))
+    return _loss(search, mixture)
 
 
-@torch.no_grad()
 def select_by_shared_weights(search: Search) -> tuple[int, ...]:
     """The cell with the least loss on the half of the architecture weights, the term for latency included.
 
     Of :data:`DRAWN` cells that are drawn from the shares, and the favoured one.
     """
-    shares = search.shares()
+    shares = search.shares().detach().double().numpy()
     rng = np.random.default_rng(DRAW_SEED)
     cells = {search.favoured(): None}
     for _ in range(DRAWN):
-        cells[tuple(int(rng.choice(len(row), p=row / row.sum())) for row in shares.double().numpy())] = None
+        cells[tuple(int(rng.choice(len(row), p=row / row.sum())) for row in shares)] = None
     return min(cells, key=lambda cell: _loss_of(search, cell))
 
 
 def _loss_of(search: Search, cell: tuple[int, ...]) -> float:
-    mixture = [Fixed(operation).terms() for operation in cell]
-    losses = [
-        float(search.loss(batch, mixture))
-        for _, batch in search.halves.batches(0, 4 * search.plan.batch_size)
-    ]
     alone = torch.nn.functional.one_hot(torch.tensor(cell), len(search.operations)).float()
-    return float(np.mean(losses)) + search.latency_loss(alone)
+    return _loss(search, [Fixed(operation).terms() for operation in cell]) + search.latency_loss(alone)
+
+
+@torch.no_grad()
+def _loss(search: Search, mixture: Mixture) -> float:
+    """Mean loss of the half of the architecture weights.
+
+    Batch norms use the statistics of the batch, since what reaches them changes with the mixture.
+    """
+    batches = search.halves.batches(0, 4 * search.plan.batch_size)
+    return float(np.mean([float(search.loss(batch, mixture)) for _, batch in batches]))

@@ -57,10 +57,8 @@ class StartsFrom(strategy.Strategy):
         self._share = share
         self._nearest = nearest
         self._told: list[Trial] = []
-        self._trained: dict[tuple[Architecture, Fidelity], Trial] = {}
-        """The last training of each network, by what it saw of images."""
-        self._epochs: dict[int, int] = {}
-        """Epochs of trials, inherited ones counted."""
+        self._trained: dict[tuple[Architecture, Fidelity], tuple[Trial, int]] = {}
+        """The last training of each network by what it saw of images, and its epochs with inherited ones."""
 
     def ask(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """What the strategy within proposes, with where its weights come from."""
@@ -77,14 +75,19 @@ class StartsFrom(strategy.Strategy):
         """A proposal that begins with a parent's weights; itself where there is none near enough."""
         images, wanted = _images(proposal.fidelity), proposal.fidelity.epochs
         near = [
-            (self.space.distance(proposal.architecture, other), -t.proposal.fidelity.epochs, -t.number)
-            for (other, seen), t in self._trained.items()
+            (
+                self.space.distance(proposal.architecture, other),
+                -t.proposal.fidelity.epochs,
+                -t.number,
+                epochs,
+            )
+            for (other, seen), (t, epochs) in self._trained.items()
             if seen == images
         ]
-        distance, _, number = min(near, default=(math.inf, 0, 0))  # of equally near ones the longest trained
+        distance, _, number, epochs = min(near, default=(math.inf, 0, 0, 0))  # as near: the longest trained
         if distance > self._nearest:
             return proposal
-        own = max(math.ceil(self._share * wanted), wanted - self._epochs[-number])
+        own = max(math.ceil(self._share * wanted), wanted - epochs)
         note = {**proposal.note, INHERITED: wanted - own}
         fidelity = replace(proposal.fidelity, epochs=own)
         return replace(proposal, weights_from=-number, fidelity=fidelity, note=note)
@@ -95,8 +98,7 @@ class StartsFrom(strategy.Strategy):
         self._told.append(trial)
         if evaluation.state == "complete" and not evaluation.stopped:
             level = levels(self._told)[trial.number]
-            self._trained[trial.proposal.architecture, _images(level)] = trial
-            self._epochs[trial.number] = level.epochs
+            self._trained[trial.proposal.architecture, _images(level)] = trial, level.epochs
         self._within.tell(evaluation)
 
 
