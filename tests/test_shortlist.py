@@ -106,6 +106,38 @@ def test_every_fourth_training_is_chosen_by_a_surrogate_half_as_sure(table: Tabl
     assert all(least <= f / bayesian.BOLDNESS <= most for f in factors[True])
 
 
+def test_other_encodings_of_a_network_are_trained_every_other_time_at_most_and_never_boldly() -> None:
+    table, start = Table(["edgegpu_latency_ms"]), 12
+    strategy = bayesian.Strategy(table.space, table.problem(), fidelity=FIDELITY, seed=50, start=start)
+    trained = [p.architecture for p, e in played(strategy, table, 45) if e.state == "complete"]
+    networks = [(*table.space.features(a), *table.space.structure(a)) for a in trained]
+    repeats = [network in networks[:i] for i, network in enumerate(networks)]
+    assert sum(repeats[start:]) >= 3, "the noise of training is worth another draw of the cheapest network"
+    for i in range(start, len(repeats)):
+        bold = i % bayesian.BOLD_EVERY == bayesian.BOLD_EVERY - 1
+        assert not repeats[i] or not (bold or repeats[i - 1])
+
+
+class OneNetwork(TableSpace):
+    """A space whose encodings all look alike."""
+
+    def features(self, architecture: Architecture) -> np.ndarray[Any, Any]:
+        return np.ones(1)
+
+    def structure(self, architecture: Architecture) -> np.ndarray[Any, Any]:
+        return np.ones(1)
+
+
+def test_where_nothing_but_encodings_of_trained_networks_is_left_it_trains_those(table: Table) -> None:
+    alike = Table([COLUMN])
+    alike.space = OneNetwork()
+    strategy = bayesian.Strategy(
+        alike.space, alike.problem(), fidelity=FIDELITY, seed=0, start=2, shortlist=2
+    )
+    trained = [p.architecture for p, e in played(strategy, alike, 8) if e.state == "complete"]
+    assert len(set(trained)) == 8
+
+
 def test_the_best_of_a_shortlist_dominates_its_worse_twins(table: Table) -> None:
     """Of two that are expected to be equally accurate, the one that was measured to be faster is trained."""
     rng = np.random.default_rng(0)

@@ -15,11 +15,16 @@ training apart (:mod:`search.calibration`).
 
 Some trainings are chosen as if the surrogate were half as sure (:data:`BOLD_EVERY`), in a fixed cycle where
 Berk et al. 2020 ("Randomised Gaussian process upper confidence bound") draw how far to explore.
+
+Where a space keeps encodings of one network apart, training another of them draws the noise of training once
+more, and what that luck may gain is expected like any gain.  But it teaches nothing about other networks,
+which the improvement expected of a single training does not count: so of two trainings in a row at most one
+is such a repetition, and none that is chosen boldly, as long as any other network probably keeps the limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -144,7 +149,8 @@ class Strategy(strategy.Strategy):
     def _afresh(self, number: int, pending: Sequence[Trial]) -> Proposal | None:
         """The first of a new shortlist, or the best candidate where nothing can or need be measured."""
         with threadpoolctl.threadpool_limits(1):  # matrices are small: more threads only wait for each other
-            bold = self._begun(pending) % BOLD_EVERY == BOLD_EVERY - 1
+            begun = self._begun(pending)
+            bold = len(begun) % BOLD_EVERY == BOLD_EVERY - 1
             belief = Belief(
                 self.history,
                 pending,
@@ -152,7 +158,7 @@ class Strategy(strategy.Strategy):
                 memory=self._memory,
                 boldness=BOLDNESS if bold else 1.0,
             )
-            ranked = self._ranked(belief, self.history.taken(pending), self.randomness(number))
+            ranked = self._ranked(belief, pending, number, self._repeated(begun, bold))
             if not ranked:
                 return None
             members = self._members(ranked, self._measurable(pending))
@@ -163,12 +169,22 @@ class Strategy(strategy.Strategy):
         return self._next(found, number, pending)
 
     def _ranked(
-        self, belief: Belief, taken: set[Architecture], rng: np.random.Generator
+        self, belief: Belief, pending: Sequence[Trial], number: int, repeated: Set[bytes]
     ) -> list[Architecture]:
-        """Candidates from the best on."""
-        pool = candidates(self._neighbourhood, self._parents(), taken, rng)
-        backlog = list(self.history.screened)[-BACKLOG:]
-        pool = list(dict.fromkeys([*pool, *(a for a in backlog if a not in taken)]))
+        """Candidates from the best on; networks that are not to be repeated only if no other is likely."""
+        ranked = self._evolved(belief, pending, number, repeated)
+        if repeated and not (ranked and belief.chance(ranked).max() >= LIKELY):
+            return self._evolved(belief, pending, number, frozenset())
+        return ranked
+
+    def _evolved(
+        self, belief: Belief, pending: Sequence[Trial], number: int, repeated: Set[bytes]
+    ) -> list[Architecture]:
+        """Candidates and what evolves from the best of them on the model, from the best on."""
+        taken, rng = self.history.taken(pending), self.randomness(number)
+        backlog = [a for a in list(self.history.screened)[-BACKLOG:] if a not in taken]
+        found = candidates(self._neighbourhood, self._parents(), taken, rng)
+        pool = self._without(repeated, list(dict.fromkeys([*found, *backlog])))
         if not pool:
             return []
         scores = belief.score(belief.forecast(pool))
@@ -176,9 +192,24 @@ class Strategy(strategy.Strategy):
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:BEST]]
             known = taken.union(pool)
             near = [a for a in self._neighbourhood.of(best, rng, 20 * BEST) if a not in known]
+            near = self._without(repeated, near)
             if near:
                 pool, scores = pool + near, np.r_[scores, belief.score(belief.forecast(near))]
         return [pool[i] for i in np.argsort(-scores, kind="stable")]
+
+    def _repeated(self, begun: Sequence[Architecture], bold: bool) -> set[bytes]:
+        """Networks of which no other encoding is trained now: all that were, after a repetition."""
+        if not begun:
+            return set()
+        *earlier, last = self._memory.networks(begun)
+        return {*earlier, last} if bold or last in earlier else set()
+
+    def _without(self, repeated: Set[bytes], pool: list[Architecture]) -> list[Architecture]:
+        if not repeated or not pool:
+            return pool
+        return [
+            a for a, network in zip(pool, self._memory.networks(pool), strict=True) if network not in repeated
+        ]
 
     def _parents(self) -> list[Architecture]:
         """Architectures of the front and those next to it, or those nearest to feasible."""
@@ -190,10 +221,10 @@ class Strategy(strategy.Strategy):
         chosen = [i for i in order[: max(front, PARENTS)] if ranked[i].tier == best.tier]
         return [outcomes[i].architecture for i in chosen]
 
-    def _begun(self, pending: Sequence[Trial]) -> int:
-        """Trainings that are done or under way."""
-        trained = sum(o.state == "complete" for o in self.history.outcomes)
-        return trained + sum(not trial.proposal.screen_only for trial in pending)
+    def _begun(self, pending: Sequence[Trial]) -> list[Architecture]:
+        """What was trained, in the order of the tells, and what is under way."""
+        trained = [o.architecture for o in self.history.outcomes if o.state == "complete"]
+        return trained + [t.proposal.architecture for t in pending if not t.proposal.screen_only]
 
     # ------------------------------------------------------------------ shortlist
 
@@ -203,7 +234,7 @@ class Strategy(strategy.Strategy):
         if not metrics and all(o.state != "failed" for o in self.history.outcomes):
             return 0
         measured = len(self.history.tried(pending))
-        return max(0, min(2 * self.shortlist, self.shortlist * self._begun(pending) - measured))
+        return max(0, min(2 * self.shortlist, self.shortlist * len(self._begun(pending)) - measured))
 
     def _members(self, ranked: Sequence[Architecture], measurable: int) -> list[Architecture]:
         """The best candidates of those that are measured already, and of those that are not.
