@@ -117,19 +117,19 @@ class DartsNetworks(CellNetworks):
 
     def equivalents(self, choices: Choices) -> list[Choices]:
         """One of the two cells with its nodes in every order, the other as it is."""
-        normal, reduction = _halves(choices)
+        normal, reduction = cells_of(choices)
         same = [(cell, reduction) for cell in darts_cell.relabelled(normal)]
         same += [(normal, cell) for cell in darts_cell.relabelled(reduction)]
         return [_joined(*pair) for pair in dict.fromkeys(same)]
 
     def canonical(self, choices: Choices) -> Choices:
         """Both cells in normal form."""
-        normal, reduction = _halves(choices)
+        normal, reduction = cells_of(choices)
         return _joined(darts_cell.normal_form(normal), darts_cell.normal_form(reduction))
 
     def neighbours(self, choices: Choices) -> Iterable[Choices] | None:
         """One change in one of the cells."""
-        normal, reduction = _halves(choices)
+        normal, reduction = cells_of(choices)
         count = len(self.operations)
         return [
             *(_joined(cell, reduction) for cell in darts_cell.single_changes(normal, count)),
@@ -138,12 +138,10 @@ class DartsNetworks(CellNetworks):
 
     def build(self, graph: Graph, choices: Choices, width: float) -> str:
         """Stem of three times the channels, then cells that read the two before them."""
-        normal, reduction = _halves(choices)
+        normal, reduction = cells_of(choices)
         stem = graph.convolve("stem", "input", 3 * scaled(self.channels, width), 3)
-        before, level = (stem, stem), 0
-        for number in range(self.cells):
-            reduces = number in (self.cells // 3, 2 * self.cells // 3)
-            level += reduces
+        before = (stem, stem)
+        for number, (level, reduces) in enumerate(self.levels()):
             name, channels = f"cell{number + 1}", scaled(self.channels * 2**level, width)
             cell = reduction if reduces else normal
             inputs = _inputs(graph, name, before, cell, channels)
@@ -153,16 +151,22 @@ class DartsNetworks(CellNetworks):
             before = (before[1], output)
         return before[1]
 
+    def levels(self) -> list[tuple[int, bool]]:
+        """Of each cell how often the channels are doubled, its own doubling included, and whether it does."""
+        doubles = [number in (self.cells // 3, 2 * self.cells // 3) for number in range(self.cells)]
+        return [(sum(doubles[: number + 1]), here) for number, here in enumerate(doubles)]
+
     def features(self, choices: Choices) -> list[float]:
         """How often each operation occurs in each cell."""
         numbers: list[float] = []
-        for cell in _halves(choices):
+        for cell in cells_of(choices):
             count = Counter(operation for node in cell for operation in node[2:])
             numbers += [float(count[operation]) for operation in range(len(self.operations))]
         return numbers
 
 
-def _halves(choices: Choices) -> tuple[darts_cell.Cell, darts_cell.Cell]:
+def cells_of(choices: Choices) -> tuple[darts_cell.Cell, darts_cell.Cell]:
+    """The normal and the reduction cell of DARTS."""
     middle = len(choices) // 2
     return darts_cell.cell_of(choices[:middle]), darts_cell.cell_of(choices[middle:])
 
@@ -175,17 +179,14 @@ def _inputs(
     graph: Graph, name: str, before: tuple[str, str], cell: darts_cell.Cell, channels: int
 ) -> tuple[str, str]:
     """The two cells before with the channels and size of this one; what no node reads is left out."""
-    size = graph.shape(before[1])[1:]
-    made = []
-    for place, source in enumerate(before):
-        if all(place not in node[:2] for node in cell):
-            made.append(source)
-        elif graph.shape(source)[1:] != size:
-            made.append(darts_cell.halved(graph, f"{name}_input{place}", source, channels))
-        else:
-            active = graph.activate(f"{name}_input{place}_act", source)
-            made.append(graph.convolve(f"{name}_input{place}", active, channels))
-    return made[0], made[1]
+    _, *size = graph.shape(before[1])
+    first, second = (
+        darts_cell.build_input(graph, f"{name}_input{place}", source, channels, (size[0], size[1]))
+        if any(place in node[:2] for node in cell)
+        else source
+        for place, source in enumerate(before)
+    )
+    return first, second
 
 
 def _reduction(graph: Graph, name: str, source: str, channels: int) -> str:

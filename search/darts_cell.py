@@ -111,8 +111,8 @@ def build_cell(
     made = list(before)
     for place, (a, b, first, second) in zip(NODES, cell, strict=True):
         ends = [
-            _edge(
-                graph, f"{name}_node{place}_{side}", made[source], (operations[o], reduction and source < 2)
+            build_edge(
+                graph, f"{name}_node{place}_{side}", made[source], operations[o], reduction and source < 2
             )
             for side, source, o in (("a", a, first), ("b", b, second))
         ]
@@ -120,9 +120,8 @@ def build_cell(
     return graph.concat(f"{name}_concat", made[2:])
 
 
-def _edge(graph: Graph, name: str, source: str, operation: tuple[str, bool]) -> str:
+def build_edge(graph: Graph, name: str, source: str, kind: str, halves: bool) -> str:
     """One operation; with stride 2 where it reads an input of a reduction cell."""
-    kind, halves = operation
     stride = 2 if halves else 1
     match kind:
         case "skip_connect":
@@ -151,6 +150,13 @@ def _convolutions(graph: Graph, name: str, source: str, kind: str, stride: int) 
         )
         last = graph.convolve(part, last, channels)
     return last
+
+
+def build_input(graph: Graph, name: str, source: str, channels: int, size: tuple[int, int]) -> str:
+    """What a cell reads, with the channels of the cell and the size of the latest of the two."""
+    if graph.shape(source)[1:] != size:
+        return halved(graph, name, source, channels)
+    return graph.convolve(name, graph.activate(f"{name}_act", source), channels)
 
 
 def halved(graph: Graph, name: str, source: str, channels: int) -> str:
