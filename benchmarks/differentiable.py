@@ -22,7 +22,6 @@ are scored on the test split, which neither the search nor the choice of cells h
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import print_and_write
 from benchmarks.rows import Rows
 from devices.device import DeviceEntry
 from harness.board import Board
@@ -44,7 +44,8 @@ from results.records import Architecture, Fidelity, Measurement, Plan, Target
 from results.statistics import latency
 from search.datasets import load_task
 from search.differentiable import METHODS, SELECTIONS, Found, SearchPlan, search_cells
-from search.differentiable_blocks import Block, CellBlocks
+from search.differentiable_blocks import Block, Blocks
+from search.differentiable_spaces import blocks_of
 from search.spaces.cell import Space
 from search.tasks import Task
 from search.training import TrainingJob, evaluate, train
@@ -60,6 +61,9 @@ DEFAULTS: dict[str, tuple[int, float, str]] = {
     "darts_second_order": (8, 0.1, "argmax"),
 }
 """Epochs of the search, which take about six trainings of eight, weight of the latency, and selection."""
+
+CELLS = {"nas_bench_201": 1, "darts": 3}
+"""Cells per stage, of ``darts`` in all."""
 
 COLUMNS = ("task", "cell", "seed", "epochs", "channels", "cells", "accuracy", "training_s")
 
@@ -82,16 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency-weight", type=float, help="in the loss of the search (default by method)")
     parser.add_argument("--selection", choices=SELECTIONS, help="of the cell (default by method)")
     parser.add_argument("--channels", type=int, default=4)
-    parser.add_argument("--cells", type=int, default=1, help="per stage (default 1)")
+    parser.add_argument("--kind", choices=sorted(CELLS), default="nas_bench_201", help="of the cells")
+    parser.add_argument("--cells", type=int, help="per stage (default 1), of darts in all (default 3)")
     args = parser.parse_args(argv)
+    args.cells = args.cells or CELLS[args.kind]
     epochs, weight, selection = DEFAULTS[args.method]
     args.selection = args.selection or selection
     args.search_epochs = epochs if args.search_epochs is None else args.search_epochs
     args.latency_weight = weight if args.latency_weight is None else args.latency_weight
     figures = compare(args)
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 
@@ -99,14 +103,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     task = load_task(args.task)
     space = Space(
-        input_shape=task.input_shape, classes=task.classes, channels=args.channels, cells=args.cells
+        input_shape=task.input_shape,
+        classes=task.classes,
+        kind=args.kind,
+        channels=args.channels,
+        cells=args.cells,
     )
     board = board_of(DeviceEntry(TARGET.device, "local", python=sys.executable), "a benchmark", Host())
     try:
         started_s = time.monotonic()
-        times_s = _profile(board, CellBlocks(space))
+        times_s = _profile(board, blocks_of(space))
         profile_s = time.monotonic() - started_s
-        found = _search(args, task, CellBlocks(space), times_s)
+        found = _search(args, task, blocks_of(space), times_s)
         selected = space.architecture(found.choices)
         selected_s = _latency_s(board, space, selected)
         others = _same_latency(args, board, space, selected, times_s)
@@ -133,13 +141,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "found_cell": space.describe(selected),
         "found_latency_s": selected_s,
         "random_latency_s": sorted(others.values()),
-        "sum_of_blocks_s": CellBlocks(space).total_s(selected, times_s),
+        "sum_of_blocks_s": blocks_of(space).total_s(selected, times_s),
         "stopped": found.stopped,
         "options": {k: v for k, v in vars(args).items() if k not in ("json", "rows")},
     }
 
 
-def _profile(board: Board, blocks: CellBlocks) -> dict[str, float]:
+def _profile(board: Board, blocks: Blocks) -> dict[str, float]:
     _say("profile")
     return {name: _profiled_s(board, name, block) for name, block in blocks.table.items()}
 
@@ -155,7 +163,7 @@ def _median_s(measurement: Measurement) -> float:
     return figure.value
 
 
-def _search(args: argparse.Namespace, task: Task, blocks: CellBlocks, times_s: dict[str, float]) -> Found:
+def _search(args: argparse.Namespace, task: Task, blocks: Blocks, times_s: dict[str, float]) -> Found:
     plan = SearchPlan(
         method=args.method,
         epochs=args.search_epochs,
@@ -185,7 +193,7 @@ def _same_latency(
 ) -> dict[Architecture, float]:
     """Random cells with their measured latency [s], those nearest to that of the selected one."""
     rng = np.random.default_rng((args.seed, 1))
-    blocks = CellBlocks(space)
+    blocks = blocks_of(space)
     drawn = dict.fromkeys(a for a in (space.sample(rng) for _ in range(DRAWN)) if a != selected)
     wanted_s = blocks.total_s(selected, times_s)
     near = sorted(drawn, key=lambda a: abs(blocks.total_s(a, times_s) - wanted_s))[: max(NEAR, args.random)]

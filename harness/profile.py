@@ -18,7 +18,8 @@ from results.errors import PreflightError
 from results.records import Measurement, Plan, Target
 from results.statistics import judge, latency
 from results.store import Run
-from search.differentiable_blocks import Block, CellBlocks
+from search.differentiable_blocks import Block
+from search.differentiable_spaces import blocks_of
 from search.network import initial_weights
 
 PROFILE_PLAN = Plan("profile", sessions=(3, 6), half_width=0.05, session_s=0.05, warmup_s=0.02)
@@ -41,7 +42,7 @@ def profile(rig: Rig) -> dict[str, dict[str, float]]:
         CandidateError: If a target cannot run a block.
         PreflightError: If a board gives nothing but invalid measurements.
     """
-    table = CellBlocks(rig.space).table
+    table = blocks_of(rig.space).table
     rig.watcher.stage(f"profile: measuring {len(table)} blocks of the space on every target")
     for target in rig.study.targets:
         for name, block in table.items():

@@ -17,8 +17,9 @@ from harness.profile import profile
 from harness.rig import Rig
 from results.codec import to_json
 from search.differentiable import Epoch, SearchPlan, search_cells
-from search.differentiable_blocks import CellBlocks
+from search.differentiable_blocks import Blocks
 from search.differentiable_mixture import LatencyTerm
+from search.differentiable_spaces import blocks_of
 from search.strategies import differentiable
 from search.strategy import Strategy
 
@@ -51,11 +52,11 @@ def pretrain_cells(
 
 
 def latency_term(
-    blocks: CellBlocks, plan: SearchPlan, profiled_s: Mapping[str, Mapping[str, float]]
+    blocks: Blocks, plan: SearchPlan, profiled_s: Mapping[str, Mapping[str, float]]
 ) -> LatencyTerm:
     """The latency term of a plan from a profile."""
     return LatencyTerm(
-        operation_s=np.array([blocks.operation_s(times_s) for times_s in profiled_s.values()]),
+        edge_s=np.array([blocks.edge_s(times_s) for times_s in profiled_s.values()]),
         fixed_s=np.array([blocks.fixed_s(times_s) for times_s in profiled_s.values()]),
         weight=plan.latency_weight,
         form=plan.latency_form,
@@ -63,7 +64,7 @@ def latency_term(
 
 
 def _search(rig: Rig, plan: SearchPlan, profiled_s: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    blocks = CellBlocks(rig.space)
+    blocks = blocks_of(rig.space)
 
     def say(number: int, epoch: Epoch) -> None:
         rig.watcher.note(
@@ -110,14 +111,14 @@ def informed(rig: Rig, strategy: Strategy) -> Strategy:
 def check_stages(strategy: Strategy) -> None:
     """Raises ConfigError if the stages before a search can do nothing for it; before anything is measured."""
     if isinstance(strategy, differentiable.Strategy):
-        CellBlocks(strategy.space)
+        blocks_of(strategy.space)
 
 
 def costs_before(strategy: Strategy) -> dict[str, str]:
     """What the stages before a search take, for whoever asks before it is run."""
     if not isinstance(strategy, differentiable.Strategy):
         return {}
-    plan, blocks = strategy.plan, CellBlocks(strategy.space)
+    plan, blocks = strategy.plan, blocks_of(strategy.space)
     return {
         "profile": f"{len(blocks.table)} blocks on each target",
         "pretrain": f"{plan.epochs} epochs of all cells at once ({plan.method}), one process",

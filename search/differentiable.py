@@ -25,7 +25,7 @@ from torch import Tensor
 
 from results.errors import ConfigError, TrainingError
 from search.arrays import nested_subset
-from search.differentiable_blocks import CellBlocks
+from search.differentiable_blocks import Blocks
 from search.differentiable_mixture import (
     TEMPERATURE,
     LatencyForm,
@@ -38,7 +38,8 @@ from search.differentiable_mixture import (
     noisy,
 )
 from search.differentiable_selection import select_by_perturbation, select_by_shared_weights
-from search.differentiable_supernet import MixedNetwork, Mixture
+from search.differentiable_spaces import mixed_network
+from search.differentiable_supernet import Mixture
 from search.tasks import Task
 from search.training import repeatable
 from search.training_run import Inputs
@@ -128,7 +129,7 @@ class Epoch:
     Attributes:
         weight_loss: Mean loss of the half that teaches the weights.
         architecture_loss: Mean loss of the other half, the latency term included; None in warm-up.
-        skips: Skip connections in the favoured cell, those with a :data:`LEAD`.
+        skips: Skip connections in the favoured (normal) cell, those with a :data:`LEAD`.
         alpha: Architecture weights, shape ``(edges, operations)``.
         expected_s: Expected time on each target, by the sum of blocks [s]; measured nowhere.
     """
@@ -146,8 +147,9 @@ class Found:
 
     Attributes:
         alpha: Architecture weights, shape ``(edges, operations)``.
-        probabilities: softmax(alpha), in which ``none`` takes no part; of the same shape.
-        choices: Operation of each edge that the method selects.
+        probabilities: Of the options of every decision of the space; for NAS-Bench-201 softmax(alpha), in
+            which ``none`` takes no part.
+        choices: The cell that the method selects, as choices of the space.
         curve: What each epoch ended with.
         stopped: Why it stopped early; empty if it did not.
         search_s: CPU time [s], selection included.
@@ -165,7 +167,7 @@ OnEpoch = Callable[[int, Epoch], None]
 
 
 def search_cells(
-    blocks: CellBlocks,
+    blocks: Blocks,
     task: Task,
     plan: SearchPlan,
     *,
@@ -192,7 +194,7 @@ def search_cells(
         choices = SELECTIONS[plan.selection](search)
     return Found(
         alpha=rows_of(search.alpha),
-        probabilities=rows_of(search.shares()),
+        probabilities=tuple(map(tuple, blocks.probabilities(search.shares().detach().double().numpy()))),
         choices=choices,
         curve=tuple(search.curve),
         stopped=search.stopped,
@@ -241,6 +243,7 @@ class Search:
     """A differentiable search under way.
 
     Attributes:
+        blocks: Pieces of the space.
         network: All networks at once.
         halves: Its data.
         alpha: Architecture weights.
@@ -251,7 +254,7 @@ class Search:
 
     def __init__(
         self,
-        blocks: CellBlocks,
+        blocks: Blocks,
         task: Task,
         plan: SearchPlan,
         *,
@@ -259,14 +262,14 @@ class Search:
         latency: LatencyTerm | None = None,
     ) -> None:
         self.started_s = time.process_time()
-        self.plan, self.operations = plan, blocks.operations
-        self.network = MixedNetwork(blocks, seed)
+        self.plan, self.blocks, self.operations = plan, blocks, blocks.operations
+        self.network = mixed_network(blocks, seed)
         self.halves = Halves(task, seed)
         self.curve: list[Epoch] = []
         self.stopped = ""
         self._task, self._latency = task, latency
         self._noise = np.random.default_rng((seed, _GUMBEL))
-        start = np.random.default_rng((seed, _DEAL)).standard_normal((6, len(self.operations)))
+        start = np.random.default_rng((seed, _DEAL)).standard_normal((blocks.edges, len(self.operations)))
         self.alpha = torch.zeros(start.shape, requires_grad=True)
         self._equal = self.shares().detach()
         with torch.no_grad():
@@ -310,8 +313,8 @@ class Search:
         return self.eligible().softmax(-1)
 
     def favoured(self) -> tuple[int, ...]:
-        """Operation with the greatest weight of each edge."""
-        return tuple(self.eligible().argmax(-1).tolist())
+        """The cell with the greatest weights, as choices of the space."""
+        return self.blocks.choices(self.blocks.select(self.shares().detach().double().numpy()))
 
     def latency_loss(self, shares: Tensor) -> float:
         """What the term for latency adds to a loss with these shares."""
@@ -357,8 +360,13 @@ class Search:
         if "skip_connect" not in self.operations:
             return 0
         skip = self.operations.index("skip_connect")
-        favoured = shares.argmax(-1) == skip
-        return int((favoured & (shares[:, skip] > LEAD * self._equal[:, skip])).sum())
+        leads = shares[:, skip] > LEAD * self._equal[:, skip]
+        favoured = self.blocks.select(shares.double().numpy())
+        return sum(
+            operation == skip and bool(leads[edge])
+            for edge, operation in favoured
+            if edge in self.blocks.normal
+        )
 
     def _temperature(self, epoch: int) -> float:
         first, last = self.plan.warm, self.plan.epochs - 1

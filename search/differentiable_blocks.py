@@ -1,5 +1,8 @@
 """The pieces of networks of searched cells: what is mixed in training and measured in a profile.
 
+:class:`Blocks` is what a differentiable search knows of a space; :class:`CellBlocks` are those of
+NAS-Bench-201, :mod:`search.differentiable_darts` has those of DARTS.
+
 Pieces are cut out of networks that the space itself builds, so they cannot differ from what a candidate
 consists of.  A piece has one input and one output.
 
@@ -10,6 +13,7 @@ pieces, caches, the scheduler) is why the network that a search finds is measure
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +70,11 @@ def piece(network: Network, names: Sequence[str], source: str) -> Network:
     return Network(network.shapes[source], nodes)
 
 
+def empty(shape: Shape) -> Block:
+    """The block that computes next to nothing on an input of this shape."""
+    return Block(Network(shape, (Node("relu", Activation("relu"), ("input",)),)))
+
+
 def repeated(network: Network, copies: int) -> Network:
     """A network that keeps the shape of its input, several times in a row."""
     nodes: list[Node] = []
@@ -77,7 +86,109 @@ def repeated(network: Network, copies: int) -> Network:
     return Network(network.input_shape, tuple(nodes))
 
 
-class CellBlocks:
+Selected = tuple[tuple[int, int], ...]
+"""Edges that stay, in order, and the number of the operation of each."""
+
+KEPT = 2
+"""Rival edges that stay."""
+
+
+class Blocks(ABC):
+    """Pieces of the networks of a cell space, and how mixtures become cells of it.
+
+    Attributes:
+        operations: Of every edge.
+        edges: How many are mixed.
+        rivals: Edges of which only :data:`KEPT` stay, those with the greatest share of an operation
+            (DARTS, section 2.4); an edge that is in no such group stays.
+        normal: Edges in which skip connections are counted.
+    """
+
+    operations: tuple[str, ...]
+    edges: int
+    rivals: tuple[tuple[int, ...], ...] = ()
+    normal: range
+
+    @property
+    @abstractmethod
+    def table(self) -> Mapping[str, Block]:
+        """Every block that has to be measured, by name."""
+
+    @abstractmethod
+    def fixed_s(self, measured_s: Mapping[str, float]) -> float:
+        """Time of everything that is not searched [s], the runtime's call included."""
+
+    @abstractmethod
+    def edge_s(self, measured_s: Mapping[str, float]) -> NDArray[np.float64]:
+        """Expected time of each operation on each edge, all cells together [s], ``(edges, operations)``.
+
+        Of rivals, all count with the chance of one of them to stay, if all are alike.
+        """
+
+    @abstractmethod
+    def total_s(self, architecture: Architecture, measured_s: Mapping[str, float]) -> float:
+        """Sum of the pieces of a network [s]: every operation and addition that is really in it."""
+
+    @abstractmethod
+    def choices(self, selected: Selected) -> tuple[int, ...]:
+        """The cell as choices of the space."""
+
+    @abstractmethod
+    def probabilities(self, shares: NDArray[np.float64]) -> list[list[float]]:
+        """Of each option of each decision of the space, from the shares ``(edges, operations)``."""
+
+    def piece_s(self, measured_s: Mapping[str, float]) -> dict[str, float]:
+        """Time of each piece [s] from the times of the blocks [s]; not below 0.
+
+        Raises:
+            ConfigError: If a block was not measured.
+        """
+        missing = sorted(self.table.keys() - measured_s.keys())
+        if missing:
+            raise ConfigError(f"the profile has no time of block {missing[0]!r} and {len(missing) - 1} more")
+        return {
+            name: max(0.0, measured_s[name] - measured_s[block.empty]) / block.copies
+            for name, block in self.table.items()
+            if block.empty is not None
+        }
+
+    def select(self, shares: NDArray[np.float64]) -> Selected:
+        """Of each edge the operation with the greatest share; of rivals, the edges where that is greatest."""
+        strengths = shares.max(axis=1)
+        kept = [sorted(group, key=lambda edge: -strengths[edge])[:KEPT] for group in self.rivals]
+        return self.cell(shares.argmax(axis=1).tolist(), kept)
+
+    def draw(self, shares: NDArray[np.float64], rng: np.random.Generator) -> Selected:
+        """Operations drawn by their shares; of rivals, edges drawn by the greatest share of each."""
+        operations = [int(rng.choice(len(row), p=row / row.sum())) for row in shares]
+        kept = []
+        for group in self.rivals:
+            strengths = shares[list(group)].max(axis=1)
+            kept.append(rng.choice(group, size=KEPT, replace=False, p=strengths / strengths.sum()).tolist())
+        return self.cell(operations, kept)
+
+    def cell(self, operations: Sequence[int], kept: Sequence[Sequence[int]] = ()) -> Selected:
+        """Every edge with its operation, without the rivals that are not kept.
+
+        Args:
+            operations: Of each edge.
+            kept: Of each group of rivals, the edges that stay.
+        """
+        dropped = {edge for group in self.rivals for edge in group}.difference(*kept)
+        return tuple((edge, o) for edge, o in enumerate(operations) if edge not in dropped)
+
+    def alone(self, selected: Selected) -> NDArray[np.float64]:
+        """Shares whose expected time is that of one cell, shape ``(edges, operations)``."""
+        chances = np.ones(self.edges)
+        for group in self.rivals:
+            chances[list(group)] = KEPT / len(group)
+        shares = np.zeros((self.edges, len(self.operations)))
+        for edge, operation in selected:
+            shares[edge, operation] = 1.0 / chances[edge]
+        return shares
+
+
+class CellBlocks(Blocks):
     """Pieces of the networks of the NAS-Bench-201 cell space.
 
     Args:
@@ -90,11 +201,10 @@ class CellBlocks:
     def __init__(self, space: SearchSpace) -> None:
         networks = space.networks if isinstance(space, cell_space.Space) else None
         if not isinstance(space, cell_space.Space) or not isinstance(networks, NasBench201Networks):
-            raise ConfigError(
-                "blocks are known for the space 'cell' with kind = 'nas_bench_201' only, got space "
-                f"{space.name!r}; use another strategy for this space"
-            )
+            raise ConfigError(f"space {space.name!r} has no cells of NAS-Bench-201")
         self.operations = networks.operations
+        self.edges = len(EDGES)
+        self.normal = range(self.edges)
         self.cells = networks.cells
         # With all operations, also where the study searches some of them only.
         self._full = cell_space.Space(
@@ -137,7 +247,7 @@ class CellBlocks:
         """Every block that has to be measured, by name."""
         blocks: dict[str, Block] = {}
         for name, shape in {"image": self.skeleton[0].input_shape, **self._stage_shapes}.items():
-            blocks[f"empty_{name}"] = Block(Network(shape, (Node("relu", Activation("relu"), ("input",)),)))
+            blocks[f"empty_{name}"] = empty(shape)
         places = ("image", "stage1", "stage2", "stage3")
         for name, place, part in zip(
             ("stem", "reduce1", "reduce2", "tail"), places, self.skeleton, strict=True
@@ -156,34 +266,19 @@ class CellBlocks:
     def _stage_shapes(self) -> dict[str, Shape]:
         return {f"stage{stage}": shape for stage, shape in zip(STAGES, self.shapes, strict=True)}
 
-    def piece_s(self, measured_s: Mapping[str, float]) -> dict[str, float]:
-        """Time of each piece [s] from the times of the blocks [s]; not below 0.
-
-        Raises:
-            ConfigError: If a block was not measured.
-        """
-        missing = sorted(self.table.keys() - measured_s.keys())
-        if missing:
-            raise ConfigError(f"the profile has no time of block {missing[0]!r} and {len(missing) - 1} more")
-        return {
-            name: max(0.0, measured_s[name] - measured_s[block.empty]) / block.copies
-            for name, block in self.table.items()
-            if block.empty is not None
-        }
-
     def fixed_s(self, measured_s: Mapping[str, float]) -> float:
         """Time of everything that is no cell [s], the runtime's call included."""
         pieces = self.piece_s(measured_s)
         return measured_s["empty_image"] + sum(pieces[n] for n in ("stem", "reduce1", "reduce2", "tail"))
 
-    def operation_s(self, measured_s: Mapping[str, float]) -> NDArray[np.float64]:
-        """Time of each operation on an edge, all cells together [s], shape ``(operations,)``.
+    def edge_s(self, measured_s: Mapping[str, float]) -> NDArray[np.float64]:
+        """See the base class; all edges are alike.
 
         With the addition of its result to those of other edges; of a node's edges one needs none, which
         counts a cell three additions too many, the same for all cells but those with dead nodes.
         """
         pieces = self.piece_s(measured_s)
-        return np.array(
+        times_s = np.array(
             [
                 0.0
                 if name == "none"
@@ -192,6 +287,15 @@ class CellBlocks:
                 for name in self.operations
             ]
         )
+        return np.tile(times_s, (self.edges, 1))
+
+    def choices(self, selected: Selected) -> tuple[int, ...]:
+        """The operation of each edge."""
+        return tuple(operation for _, operation in selected)
+
+    def probabilities(self, shares: NDArray[np.float64]) -> list[list[float]]:
+        """The shares: every edge is a decision."""
+        return [[float(share) for share in row] for row in shares]
 
     def total_s(self, architecture: Architecture, measured_s: Mapping[str, float]) -> float:
         """Sum of the pieces of a network [s]: every operation and addition that is really in it."""

@@ -71,20 +71,22 @@ class LatencyTerm:
     the slowest counts, each relative to its own E0.
 
     Attributes:
-        operation_s: Of each target and operation, all cells together [s], shape ``(targets, operations)``.
+        edge_s: Of each target, edge and operation, all cells together [s], shape
+            ``(targets, edges, operations)``.
         fixed_s: Of what is no cell [s], shape ``(targets,)``.
         weight: 0 for no such term.
         form: ``log`` or ``linear``.
     """
 
-    operation_s: NDArray[np.float64]
+    edge_s: NDArray[np.float64]
     fixed_s: NDArray[np.float64]
     weight: float
     form: LatencyForm = "log"
 
     def expected_s(self, shares: Tensor) -> Tensor:
         """E of each target [s], shape ``(targets,)``; a sum of blocks, measured nowhere."""
-        return torch.from_numpy(self.fixed_s) + torch.from_numpy(self.operation_s) @ shares.double().sum(0)
+        searched_s = (torch.from_numpy(self.edge_s) * shares.double()).sum((1, 2))
+        return torch.from_numpy(self.fixed_s) + searched_s
 
     def __call__(self, shares: Tensor, equal: Tensor) -> Tensor:
         """What is added to the loss, a scalar; ``equal`` are the shares of E0."""

@@ -13,13 +13,15 @@ them from a learnt distribution, too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from search.differentiable_blocks import KEPT, Selected
 from search.differentiable_mixture import mixed
-from search.differentiable_supernet import Fixed, Mixture
+from search.differentiable_supernet import Fixed, Mixture, terms_of
 
 if TYPE_CHECKING:
     from search.differentiable import Search
@@ -36,19 +38,38 @@ DRAW_SEED = 18
 
 
 def select_by_perturbation(search: Search) -> tuple[int, ...]:
-    """The operation of each edge; the network of ``search`` is trained further on the way."""
-    edges = len(search.alpha)
-    fixed: list[Fixed | None] = [None] * edges
+    """First the operation of each edge, then which rival edges stay (algorithm 1 there, both phases).
+
+    The network of ``search`` is trained further on the way.
+    """
+    blocks = search.blocks
+    fixed: list[Fixed | None] = [None] * blocks.edges
     candidates = [i for i, name in enumerate(search.operations) if name != "none"] or [0]
     epoch = len(search.curve)
-    for edge in np.random.default_rng(ORDER_SEED).permutation(edges):
-        losses = {operation: _loss_without(search, fixed, int(edge), operation) for operation in candidates}
-        fixed[edge] = Fixed(max(candidates, key=lambda operation: losses[operation]))
+
+    def tune(dropped: Collection[int]) -> None:
+        nonlocal epoch
         for _ in range(TUNED_EPOCHS):
             for batch, _ in search.halves.batches(epoch, search.plan.batch_size):
-                search.train_weights(batch, mixed(search.shares().detach(), fixed))
+                search.train_weights(batch, _without(mixed(search.shares().detach(), fixed), dropped))
             epoch += 1
-    return tuple(kept.operation for kept in fixed if kept is not None)
+
+    for edge in np.random.default_rng(ORDER_SEED).permutation(blocks.edges):
+        losses = {operation: _loss_without(search, fixed, int(edge), operation) for operation in candidates}
+        fixed[edge] = Fixed(max(candidates, key=lambda operation: losses[operation]))
+        tune(())
+    dropped: set[int] = set()
+    for group in np.random.default_rng(ORDER_SEED).permutation(len(blocks.rivals)):
+        whole = mixed(search.shares().detach(), fixed)
+        missed = {edge: _loss(search, _without(whole, {*dropped, edge})) for edge in blocks.rivals[group]}
+        dropped.update(sorted(missed, key=lambda edge: -missed[edge])[KEPT:])
+        tune(dropped)
+    kept = [[edge for edge in group if edge not in dropped] for group in blocks.rivals]
+    return blocks.choices(blocks.cell([f.operation for f in fixed if f is not None], kept))
+
+
+def _without(mixture: Mixture, dropped: Collection[int]) -> Mixture:
+    return [[] if edge in dropped else terms for edge, terms in enumerate(mixture)]
 
 
 def _loss_without(search: Search, fixed: list[Fixed | None], edge: int, operation: int) -> float:
@@ -65,15 +86,15 @@ def select_by_shared_weights(search: Search) -> tuple[int, ...]:
     """
     shares = search.shares().detach().double().numpy()
     rng = np.random.default_rng(DRAW_SEED)
-    cells = {search.favoured(): None}
+    cells = {search.blocks.select(shares): None}
     for _ in range(DRAWN):
-        cells[tuple(int(rng.choice(len(row), p=row / row.sum())) for row in shares)] = None
-    return min(cells, key=lambda cell: _loss_of(search, cell))
+        cells[search.blocks.draw(shares, rng)] = None
+    return search.blocks.choices(min(cells, key=lambda cell: _loss_of(search, cell)))
 
 
-def _loss_of(search: Search, cell: tuple[int, ...]) -> float:
-    alone = torch.nn.functional.one_hot(torch.tensor(cell), len(search.operations)).float()
-    return _loss(search, [Fixed(operation).terms() for operation in cell]) + search.latency_loss(alone)
+def _loss_of(search: Search, cell: Selected) -> float:
+    alone = torch.from_numpy(search.blocks.alone(cell)).float()
+    return _loss(search, terms_of(cell, search.blocks.edges)) + search.latency_loss(alone)
 
 
 @torch.no_grad()
