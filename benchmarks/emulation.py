@@ -21,7 +21,6 @@ kernel's timer tick shows) and sessions have few runs: what varies is between se
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import print_and_write
 from devices.agent_client import AgentClient
 from devices.device import connect
 from devices.emulation.board import EmulatedBoard, Start
@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--build", action="store_true", help="time the building of the image, too")
     args = parser.parse_args(argv)
     figures = measure(args)
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 

@@ -21,7 +21,6 @@ emulated board's milliseconds are no prediction of a real one's.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -34,6 +33,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, spearmanr
 
+from benchmarks.figures import print_and_write
 from benchmarks.rows import Rows
 from devices.emulation.board import EmulatedBoard
 from harness.board import Board
@@ -72,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = Rows(path, COLUMNS)
     measure_all(args, sample(args.cells, args.seed), rows)
     figures = correlations(rows, args)
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 

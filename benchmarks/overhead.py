@@ -12,7 +12,6 @@ and between 100 kB and 2 MB.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import paramiko
 
+from benchmarks.figures import print_and_write
 from devices.agent_client import AgentClient
 from devices.device import connect
 from devices.registry import Lab
@@ -75,9 +75,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as text, PrivateSshd(Path(text) / "sshd") as server:
         lab = _register(server, Path(text))
         figures = _command(lab) | _candidates(server, lab, Path(text), args.candidates) | _help()
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 

@@ -10,7 +10,6 @@ busier of (training seconds / workers, device seconds of the busiest device).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from benchmarks.figures import print_and_write
 from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
 from devices.device import DeviceEntry
 from devices.registry import Lab
@@ -159,9 +159,7 @@ def main() -> int:
     }
     status = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
     figures["peak_memory_bytes"] = next(1024 * int(x.split()[1]) for x in status if x.startswith("VmHWM"))
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 

@@ -11,13 +11,13 @@ kept busy.  The results are compared to the bit.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.figures import print_and_write
 from results.records import Fidelity
 from search.datasets import load_task
 from search.network import Network
@@ -74,10 +74,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    text = json.dumps(measure(arguments.trainings, arguments.epochs, arguments.workers), indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    figures = measure(arguments.trainings, arguments.epochs, arguments.workers)
+    print_and_write(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.figures import print_and_write
 from benchmarks.real_training import TABLE, TASK, spaces_of
 from benchmarks.search_quality import HypervolumeRegret, search
 from results.records import Architecture, Evaluation, Metric, Score, Target, Trial
@@ -236,9 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "latency": args.latency,
         "command": f"--strategies {args.strategies} --seeds {args.seeds} --budget {args.budget}",
     }
-    print(json.dumps(figures, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print_and_write(figures, args.json)
     return 0
 
 
