@@ -33,6 +33,28 @@ class Interrupted(BaseException):
         self.number = number
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options before, between and after the other arguments of a command.
+
+    On its own argparse gives an optional argument up once an option follows those before it, and refuses it
+    when it comes: the address in ``devices add NAME --python FILE ADDRESS``.
+    """
+
+    _mixes = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's own, in any order; a parser of commands leaves that to the parser of the command."""
+        if self._subparsers is not None or self._mixes:
+            return super().parse_known_args(args, namespace)
+        self._mixes = True  # up to Python 3.12 what is called here calls this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixes = False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; the return value is the exit code."""
     parser = _parser()
@@ -72,7 +94,7 @@ def _signals() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="boardwise",
         description="Searches neural architectures for the board on your desk, measured there.",
     )

@@ -21,7 +21,7 @@ from devices.agent_client import AgentClient
 from devices.local import LocalConnection
 from devices.registry import Lab
 from examples.private_sshd import PrivateSshd
-from harness.cli import main
+from harness.cli import _parser, main
 from tests.fixtures_ssh import let_in, make_key
 
 PATIENCE_S = 60.0
@@ -51,6 +51,29 @@ def here(lab: Path, directory: Path, capsys: pytest.CaptureFixture[str]) -> Path
     assert main(["devices", "add", *arguments, "--lab", str(lab)]) == 0
     capsys.readouterr()
     return lab
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "devices add desk --python python3.11 pi@desk",
+        "devices add desk pi@desk --python python3.11",
+        "devices add --python python3.11 desk pi@desk",
+        "devices emulate --cpus 1 pi4 --name desk",
+        "nightly accept --runs nights desk",
+        "compare a.onnx --on desk b.onnx",
+    ],
+)
+def test_options_may_stand_before_between_and_after_the_other_arguments(order: str) -> None:
+    given = vars(_parser().parse_args(order.split()))
+    words = {str(w) for value in given.values() for w in (value if isinstance(value, list) else [value])}
+    assert {w for w in order.split()[1:] if not w.startswith("-")} - {"add", "emulate"} <= words
+
+
+def test_an_argument_too_many_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["devices", "add", "desk", "--python", "python3.11", "pi@desk", "another"])
+    assert "unrecognized arguments: another" in capsys.readouterr().err
 
 
 def over_ssh(server: PrivateSshd, config: Path, lab: Path, *more: str) -> list[str]:
