@@ -163,7 +163,7 @@ def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
         "accuracy_split": "test" if tested else "validation",
         **_score_columns("validation_accuracy", validated),
         **_score_columns("board_accuracy", known.on_board.get(target)),
-        **measurement_row(candidate.measurement),
+        **measurement_row(candidate.measurement, weights="trained"),
         "macs": known.network.get("macs"),
         "parameters": known.network.get("parameters"),
         "trained_sha256": _trained_sha256(candidate, target),
@@ -179,8 +179,14 @@ def _trained_sha256(candidate: Candidate, target: str) -> str | None:
     return None if exported is None else exported.sha256
 
 
-def measurement_row(measurement: Measurement) -> dict[str, Any]:
-    """The columns that a measurement fills, in the order of the CSV files."""
+def measurement_row(measurement: Measurement, *, weights: str = "as given") -> dict[str, Any]:
+    """The columns that a measurement fills, in the order of the CSV files.
+
+    Args:
+        measurement: The measurement.
+        weights: What the file's weights are; of a user's own file no more is known than that it has some.
+            Initial ones, of a screen, are called so in any case.
+    """
     verdict, memory = judge(measurement), peak_memory(measurement)
     sessions, joules = model_sessions(measurement), energy.energy(measurement)
     environment, ran_on, artifact = measurement.environment, measurement.ran_on, measurement.artifact
@@ -214,7 +220,7 @@ def measurement_row(measurement: Measurement) -> dict[str, Any]:
         "origin": measurement.origin,
         "measured_at": iso(min(s.started_at for s in sessions)) if sessions else None,
         "environment": environment.fingerprint[:12],
-        "weights": UNTRAINED if artifact.weights == UNTRAINED else "trained",
+        "weights": UNTRAINED if artifact.weights == UNTRAINED else weights,
         "artifact_sha256": artifact.sha256,
     }
 

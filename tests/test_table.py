@@ -313,10 +313,12 @@ def test_a_csv_that_cannot_be_written_leaves_the_old_one(run: Run, tmp_path: Pat
 def test_a_measurement_alone_makes_a_row(tmp_path: Path) -> None:
     measurement = make_measurement([make_session([0.004] * 20)] * 3)
     reference = make_session([0.008] * 20, role="reference")
-    measurement = replace(measurement, sessions=(*measurement.sessions, reference))
+    artifact = replace(measurement.artifact, weights="")
+    measurement = replace(measurement, sessions=(*measurement.sessions, reference), artifact=artifact)
     row = table.measurement_row(measurement)
     assert (row["sessions"], row["latency_ratio"], row["verdict"]) == (3, pytest.approx(0.5), "valid")
     assert (row["load_ms"], row["cold_ms"], row["load_note"]) == (10.0, 20.0, "")
+    assert row["weights"] == "as given", "nothing is known of the weights of a user's own file"
     table.write_csv(tmp_path / "bench.csv", [{"file": "a.onnx", **row}])
     assert pd.read_csv(tmp_path / "bench.csv").loc[0, "file"] == "a.onnx"
 
