@@ -49,27 +49,38 @@ class Agreement:
         return self.tau is not None and self.networks >= LEAST_PAIRS and self.tau.high < PREDICTS
 
 
-def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
-    """Fidelity of each trial by its number, with the epochs counted that its weights had before.
+class Levels:
+    """Fidelity of each trial, with the epochs counted that its weights had before, as the trials come.
 
     Epochs count where they were of the same subset, width and resolution: all of them where the network is
     the same (a promotion); of another network that it grew from, at most as many as it was trained itself,
     which is what inherited weights are worth at best, and no more than its proposal's note says
-    (:data:`INHERITED`), so that it is of the level that was wanted.  A supernet's never do.  A parent that is
-    not among the trials adds none.
+    (:data:`INHERITED`), so that it is of the level that was wanted.  A supernet's never do.  A parent that
+    has not come before its child adds none.
     """
-    found: dict[int, Fidelity] = {}
-    by_number = {trial.number: trial.proposal for trial in trials}
-    for number, proposal in sorted(by_number.items()):
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Architecture, Fidelity]] = {}
+
+    def add(self, trial: Trial) -> Fidelity:
+        """The level of one more trial."""
+        proposal = trial.proposal
         own, parent = proposal.fidelity, proposal.weights_from
-        before = found.get(parent) if isinstance(parent, int) else None
-        if isinstance(parent, int) and before is not None and replace(before, epochs=own.epochs) == own:
-            inherited = before.epochs
-            if by_number[parent].architecture != proposal.architecture:
-                inherited = min(inherited, own.epochs, proposal.note.get(INHERITED, inherited))
-            own = replace(own, epochs=own.epochs + inherited)
-        found[number] = own
-    return found
+        if isinstance(parent, int) and parent in self._known:
+            architecture, before = self._known[parent]
+            if replace(before, epochs=own.epochs) == own:
+                inherited = before.epochs
+                if architecture != proposal.architecture:
+                    inherited = min(inherited, own.epochs, proposal.note.get(INHERITED, inherited))
+                own = replace(own, epochs=own.epochs + inherited)
+        self._known[trial.number] = proposal.architecture, own
+        return own
+
+
+def levels(trials: Iterable[Trial]) -> dict[int, Fidelity]:
+    """The level of each trial (:class:`Levels`) by its number, whatever the order in which they are given."""
+    known = Levels()
+    return {trial.number: known.add(trial) for trial in sorted(trials, key=lambda trial: trial.number)}
 
 
 def is_full(level: Fidelity, full: Fidelity) -> bool:

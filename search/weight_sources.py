@@ -5,7 +5,7 @@ Where a morphism leads from one to the other it begins with what that one comput
 elsewhere with what fits.  It is then trained for a share of the epochs: a child of a full parent needs about
 half (Cai et al. 2018, "Efficient architecture search by network transformation", had 20 epochs for 300; here
 a deeper child reached in 3 epochs what took 5 to 6 from fresh weights).  The parent's epochs count for the
-rest, up to as many as it is trained itself (:func:`results.fidelity.levels`): a parent that has had fewer
+rest, up to as many as it is trained itself (:class:`results.fidelity.Levels`): a parent that has had fewer
 leaves more to do, and one that was trained on other images is none.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Literal
 
 from results.errors import ConfigError
-from results.fidelity import INHERITED, levels
+from results.fidelity import INHERITED, Levels
 from results.records import Architecture, Evaluation, Fidelity, Proposal, Trial
 from search import strategy
 
@@ -56,7 +56,7 @@ class StartsFrom(strategy.Strategy):
         self._source = source
         self._share = share
         self._nearest = nearest
-        self._told: list[Trial] = []
+        self._levels = Levels()
         self._trained: dict[tuple[Architecture, Fidelity], tuple[Trial, int]] = {}
         """The last training of each network by what it saw of images, and its epochs with inherited ones."""
 
@@ -95,9 +95,8 @@ class StartsFrom(strategy.Strategy):
     def tell(self, evaluation: Evaluation) -> None:
         """Remembers whose weights there are, and tells the strategy within."""
         trial = evaluation.trial
-        self._told.append(trial)
+        level = self._levels.add(trial)
         if evaluation.state == "complete" and not evaluation.stopped:
-            level = levels(self._told)[trial.number]
             self._trained[trial.proposal.architecture, _images(level)] = trial, level.epochs
         self._within.tell(evaluation)
 
