@@ -15,6 +15,9 @@ from results.errors import BoardwiseError, ConfigError, DataError
 from search.arrays import Dealing, splits_of
 from search.tasks import Task, TaskFile
 
+HOME = Path(__file__).parents[1]
+PACKAGES = ("results", "devices", "search", "harness")
+
 
 def task_file(path: Path, options: Mapping[str, Any]) -> Task:
     """The task that a Python file defines (:class:`search.tasks.TaskFile`).
@@ -50,9 +53,24 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
 
 
 def last_lines(error: BaseException, lines: int = 6) -> str:
-    """The end of a traceback: what was raised, and where."""
-    text = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    """The end of a traceback: what was raised, and where.
+
+    Our own lines between the user's tell the user nothing; they are shown only where there are no others.
+    """
+    trace = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in trace.stack if not _is_ours(frame.filename)]
+    if not frames and not isinstance(error, SyntaxError):  # that one says itself where it is
+        frames = list(trace.stack)
+    where = traceback.StackSummary.from_list(frames).format()
+    text = "".join([*where, *trace.format_exception_only()]).rstrip().splitlines()
     return "\n".join(text[-lines:])
+
+
+def _is_ours(filename: str) -> bool:
+    """Whether a file is one of Boardwise's, or of what imports a user's file for it."""
+    if filename.startswith("<frozen importlib"):
+        return True
+    return any(Path(filename).is_relative_to(HOME / name) for name in PACKAGES)
 
 
 def executed(path: Path, kind: type[ConfigError]) -> ModuleType:

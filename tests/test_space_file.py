@@ -99,6 +99,7 @@ def test_files_that_are_no_space_are_refused(tmp_path: Path, code: str, options:
     with pytest.raises(ConfigError, match=message) as caught:
         space(tmp_path, code, options)
     assert "my_space.py" in str(caught.value) or "needs options" in str(caught.value)
+    assert not re.search(r"search/\w+\.py|importlib", str(caught.value)), "only the user's lines help"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -123,8 +124,11 @@ def test_what_build_gets_wrong_ends_the_candidate(tmp_path: Path, old: str, new:
     line = next(line for line in CODE.splitlines() if old in line)
     changed = CODE.replace(line, line.split("chosen")[0] + new) if "chosen" in old else CODE.replace(old, new)
     own: Any = space(tmp_path, changed)
-    with pytest.raises(ArchitectureError, match=message):
+    with pytest.raises(ArchitectureError, match=message) as caught:
         own.build(own.sample(np.random.default_rng(0)))
+    said = str(caught.value)
+    assert "space_file.py" not in said
+    assert "raised" not in said or new in said, "the line of the file"
 
 
 @pytest.mark.parametrize(("layers", "code"), [(2, 0), (3, 1)])
