@@ -21,7 +21,7 @@ from harness.export import run_on_host
 from harness.profile import block_file
 from results.records import Target
 from results.store import Store
-from search.differentiable_blocks import CellBlocks
+from search.differentiable_spaces import blocks_of
 from search.spaces.cell import Space
 
 STUDY = """
@@ -52,12 +52,15 @@ runtime = "onnxruntime"
 TARGET = "desk-onnxruntime-fp32-threads1"
 
 
+@pytest.mark.parametrize("cells", [{"kind": "nas_bench_201", "cells": 1}, {"kind": "darts", "cells": 4}])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tflite"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_block_runs_in_every_format_and_precision(runtime: str, precision: str) -> None:
+def test_every_block_runs_in_every_format_and_precision(
+    runtime: str, precision: str, cells: dict[str, Any]
+) -> None:
     target = Target("desk", runtime, precision)
-    space = Space(input_shape=(3, 16, 16), classes=10, channels=4, cells=1)
-    for name, block in CellBlocks(space).table.items():
+    space = Space(input_shape=(3, 16, 16), classes=10, channels=4, **cells)
+    for name, block in blocks_of(space).table.items():
         file = block_file(block, target, seed=0)
         images = np.ones((1, *block.network.input_shape), np.float32)
         outputs = run_on_host(file, images)
