@@ -183,6 +183,21 @@ def test_a_runtime_that_hangs_when_it_is_imported_is_ended(
     bare.ping()
 
 
+def test_sessions_that_end_before_they_begin_do_not_convict_the_file(
+    bare: AgentClient, runtimes: Path
+) -> None:
+    (runtimes / "onnxruntime-1.0").mkdir()
+    (runtimes / "onnxruntime-1.0" / "onnxruntime.py").write_text(
+        "import os, signal, sys\n"
+        f"sys.path.append({str(Path(onnxruntime.__file__).parents[1])!r})\n"  # NumPy
+        "def set_default_logger_severity(level): pass\n"
+        "os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    with pytest.raises(ConnectionLost, match="end before they begin, with SIGKILL"):
+        run(bare)
+    bare.ping()
+
+
 def test_tflite_runtime_with_numpy_2_is_refused_before_it_fails(bare: AgentClient, runtimes: Path) -> None:
     folder = runtimes / "tflite-runtime-2.14.0"
     (folder / "tflite_runtime").mkdir(parents=True)

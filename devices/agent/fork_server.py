@@ -5,7 +5,8 @@ process with it, and two runtimes that need different versions of numpy do not m
 model, a thread or an accelerator context: a child that inherited one could not use it.
 
 The child of the next session is forked ahead, while nobody waits, and sleeps until it is asked: forking a
-process that has loaded a runtime takes milliseconds.  Still each session has a process of its own.
+process that has loaded a runtime takes milliseconds.  Still each session has a process of its own.  It says
+that it is awake before it touches the file: until then whatever ends it is not the file's doing.
 
 It and the agent talk in packets of JSON over a socket; pipes for a session come with the packet as file
 descriptors.  A session's results go through such a pipe straight from the child to the agent.
@@ -14,6 +15,7 @@ descriptors.  A session's results go through such a pipe straight from the child
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import json
 import os
@@ -31,6 +33,12 @@ from .files import sha256_of
 from .packages import Place, plugin, version_of
 
 PACKET_BYTES = 1 << 17
+AWAKE = b"awake"
+"""What a child says once it has its request."""
+
+CHILDREN_PER_SESSION = 3
+"""How many children may die in their sleep, one after the other, before a session is given up."""
+
 NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory", "out of memory")
 
 
@@ -107,30 +115,42 @@ class ForkServer:
         return Child(pid, orders)
 
     def _run(self, child: Child, request: Dict[str, Any], descriptors: List[int]) -> None:
-        try:
-            send(child.orders, request, descriptors)
-        except OSError:  # it was killed in its sleep, for its memory perhaps
-            os.waitpid(child.pid, 0)
-            child.orders.close()
+        """Has a child run a session; one that is killed in its sleep, for its memory perhaps, is replaced."""
+        for left in reversed(range(CHILDREN_PER_SESSION)):
+            with contextlib.suppress(ConnectionError):  # it has gone already
+                send(child.orders, request, descriptors)
+            awake, killed = self._watch(child)
+            if awake or killed or not left:
+                break
+            self._collect(child)
             child = self._fork()
-            send(child.orders, request, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        self._watch(child)
-        child.orders.close()
-        self._say({"ended": os.waitpid(child.pid, 0)[1]})
+        if awake:
+            self._watch(child)
+        self._say({"ended": self._collect(child), "began": awake})
 
-    def _watch(self, child: Child) -> None:
-        """Waits for the child's end; its number is its own until it is collected, so a kill hits it."""
+    def _watch(self, child: Child) -> Tuple[bool, bool]:
+        """Waits until a child speaks or ends; whether it spoke, and whether it was killed on request.
+
+        Its number is its own until it is collected, so a kill hits it.
+        """
         control, orders = self._control.fileno(), child.orders.fileno()
+        killed = False
         while True:
             ready, _, _ = select.select([orders, control], [], [])
             if orders in ready:
-                return
+                return _hears(child), killed
             request, _ = receive(self._control)
             os.kill(child.pid, signal.SIGKILL)
+            killed = True
             if request is None:
                 os._exit(0)
+
+    def _collect(self, child: Child) -> int:
+        """Waits for the end of a child that ends; its wait status."""
+        child.orders.close()
+        return os.waitpid(child.pid, 0)[1]
 
     def _be_session(self, orders: socket.socket) -> None:
         """Sleeps until asked; ``orders`` stays open, so that its end tells the end of the process."""
@@ -141,6 +161,7 @@ class ForkServer:
         os.dup2(errors, 1)
         os.dup2(errors, 2)
         processes.prefer_as_oom_victim()
+        orders.send(AWAKE)
 
         def emit(header: Mapping[str, Any], payload: bytes) -> None:
             processes.write_all(results, messages.encode(dict(header), payload))
@@ -185,6 +206,14 @@ class ForkServer:
             self._control.send(json.dumps(packet).encode("ascii"))
         except OSError:
             os._exit(0)  # the agent has gone
+
+
+def _hears(child: Child) -> bool:
+    """Whether a child speaks; it has ended otherwise."""
+    try:
+        return bool(child.orders.recv(len(AWAKE)))
+    except ConnectionError:  # it has ended without taking its request
+        return False
 
 
 def send(to: socket.socket, packet: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:

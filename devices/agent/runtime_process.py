@@ -146,11 +146,15 @@ class RunningSession:
             del self._takers[pipe]
             os.close(pipe)
 
-    def verdict(self, status: int) -> Tuple[messages.Header, bytes]:
-        """What the session gave, and bytes that belong to it, given the wait status of the session's process.
+    def verdict(self, status: int, *, began: bool = True) -> Tuple[messages.Header, bytes]:
+        """What the session gave, and bytes that belong to it.
+
+        Args:
+            status: Wait status of the session's process.
+            began: Whether it took its request: nothing before that is the file's doing.
 
         Raises:
-            Failure: What the session said, or ``cancelled``, ``out_of_memory`` or ``crashed``.
+            Failure: What the session said, or ``cancelled``, ``lost``, ``out_of_memory`` or ``crashed``.
         """
         if self._done is not None and status == 0:
             header, content = self._done
@@ -160,6 +164,8 @@ class RunningSession:
         if self.cancelled:
             raise Failure("cancelled", "the session was ended on request")
         how = processes.ending(status)
+        if not began:
+            raise Failure("lost", "processes end before they begin, with %s: is memory full?" % how)
         if how == "SIGKILL" and self._ran_out_of_memory():
             raise Failure("out_of_memory", "the kernel killed the process: the board's memory was full")
         said = " ".join(self._tail.decode("utf-8", "replace").split())

@@ -208,7 +208,7 @@ class Server:
             process.version = packet["loaded"]
             self._reply_with(lambda: self._loaded(process))
         else:
-            self._finish(packet["ended"])
+            self._finish(packet["ended"], began=packet["began"])
 
     def _loaded(self, process: RuntimeProcess) -> Reply:
         package = process.place.package.distribution
@@ -255,12 +255,12 @@ class Server:
             session.answered = True
             self._reply_with(lambda: session.verdict(0))
 
-    def _finish(self, status: int) -> None:
+    def _finish(self, status: int, *, began: bool) -> None:
         if self._running is None:
             return
         session, (waiting, self._waiting) = self._forget_session(self._running), (self._waiting, None)
         if not session.answered:
-            self._reply_with(lambda: session.verdict(status))
+            self._reply_with(lambda: session.verdict(status, began=began))
         elif waiting is not None:
             self._reply_with(waiting)
 
