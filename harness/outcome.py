@@ -13,8 +13,9 @@ from rich.table import Table
 
 from harness.quantities import QUANTITIES, show
 from results import table
+from results.across_targets import spans_targets
 from results.codec import from_json
-from results.evaluations import evaluations
+from results.evaluations import evaluations, history
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
 from results.store import Run
@@ -27,6 +28,9 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
     """The outcome as a JSON value: the rows of the CSVs, and the files."""
     targets = [from_json(Target, target) for target in run.config["targets"]]
     fronts = {t.name: json.loads(table.pareto(run, t.name).to_json(orient="records")) for t in targets}
+    if spans_targets(from_json(Problem, run.config["problem"])):
+        together = table.across_targets_table(history(run))
+        fronts["all targets"] = json.loads(together.to_json(orient="records"))
     return {"run": run.name, "folder": str(folder), "fronts": fronts, "files": [str(p) for p in paths]}
 
 
@@ -40,6 +44,15 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
             _print_closest(run, target, problem, console)
         else:
             console.print(_front_table(front, target, problem))
+    if spans_targets(problem):
+        front = table.across_targets_table(history(run)).query("nominal")
+        numbers = ", ".join(map(str, front["trial"])) or "none"
+        confirmed = int(front["confirmed"].sum())
+        console.print(
+            f"front of all targets together: trials {numbers}; {confirmed} of {len(front)} confirmed on all "
+            f"({table.ACROSS_TARGETS_CSV})",
+            highlight=False,
+        )
     console.print(f"[bold]files in {folder}[/bold]", highlight=False)
     for path in paths:
         console.print(f"  {path}", highlight=False, soft_wrap=True)

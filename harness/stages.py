@@ -23,9 +23,10 @@ from harness.rung_notes import RungNotes
 from harness.speedups import accelerated
 from harness.verify import check_on_board
 from results import plots, report, table
+from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError
-from results.evaluations import evaluations
+from results.evaluations import evaluations, history
 from results.records import Evaluation, Target
 from results.statistics import judge
 from results.store import Run
@@ -96,11 +97,14 @@ class Member:
 def confirm(rig: Rig) -> None:
     """Measures the fronts again with trained weights, until every member of a nominal front is confirmed.
 
+    The front over all targets is one of them where it was asked for.
+
     A member that turns out worse makes room for others, which are confirmed in the next round.
     """
     rig.watcher.stage("confirm: measuring the fronts again with trained weights over fresh agents")
     for number in range(CONFIRM_ROUNDS):
         members = [m for target in rig.study.targets for m in _unconfirmed(rig, target)]
+        members += [m for m in _unconfirmed_compromises(rig) if m not in members]
         if not members:
             break
         _confirm_round(rig, members, number)
@@ -112,12 +116,29 @@ def _unconfirmed(rig: Rig, target: Target) -> list[Member]:
     front = table.pareto(rig.run, target.name)
     front = front[~front["confirmed"]].sort_values("nominal", ascending=False, kind="stable")
     by_number = {e.trial.number: e for e in evaluations(rig.run)}
-    known = {r.key for kind in ("confirmed", "refuted") for r in rig.run.records(kind)}
+    known = _judged(rig)
     return [
         Member(by_number[int(number)], target)
         for number in front["trial"][:CONFIRMED_PER_TARGET]
         if f"{number}/{target.name}" not in known
     ]
+
+
+def _unconfirmed_compromises(rig: Rig) -> list[Member]:
+    """Members of the nominal front over all targets, on each target on which they are not confirmed yet."""
+    front = [m for m in front_across_targets(history(rig.run)) if m.nominal and not m.confirmed]
+    known = _judged(rig)
+    return [
+        Member(member.known.evaluation(), target)
+        for member in front[:CONFIRMED_PER_TARGET]
+        for target in rig.targets_of(member.known.trial)
+        if f"{member.known.trial.number}/{target.name}" not in known
+    ]
+
+
+def _judged(rig: Rig) -> set[str]:
+    """Trials and targets, ``<number>/<target>``, whose confirmation has an outcome."""
+    return {r.key for kind in ("confirmed", "refuted") for r in rig.run.records(kind)}
 
 
 def _confirm_round(rig: Rig, members: list[Member], number: int) -> None:
@@ -213,6 +234,7 @@ def write_results(rig: Rig, folder: Path) -> None:
         for target in rig.study.targets
         for number in table.pareto(rig.run, target.name).query("nominal")["trial"]
     }
+    winners |= {m.known.trial.number for m in front_across_targets(history(rig.run)) if m.nominal}
     models = folder / "models"
     for evaluation in evaluations(rig.run):
         if evaluation.trial.number in winners:

@@ -22,6 +22,7 @@ from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
 from harness.study import Study, read_study, study_of
+from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
 from results.store import Run, Store
@@ -93,7 +94,8 @@ def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> 
     screen, confirm = study.screen, study.confirm
     screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
     confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
-    confirm_s *= stages.CONFIRMED_PER_TARGET
+    # Compromises between targets are confirmed beside each target's own front.
+    confirm_s *= stages.CONFIRMED_PER_TARGET * (2 if spans_targets(study.problem) else 1)
     prepare_s = PREPARE_PLAN.sessions[0] * (PREPARE_PLAN.session_s + PREPARE_PLAN.warmup_s)
     candidates = study.trials * measured_per_training
     devices = {t.device: study.choices.measured_on(study.targets, t.device) for t in study.targets}

@@ -60,7 +60,7 @@ def board_front(known: History, device: str) -> list[Deployed]:
     for target in targets_on(known, device):
         limits = limits_of(known.problem, target)
         for candidate in candidates(known, target.name):
-            if within(candidate, limits) and judge(candidate.measurement).state != "invalid":
+            if within(candidate.evaluation, limits) and judge(candidate.measurement).state != "invalid":
                 groups.setdefault(board(candidate.measurement), []).append((target, candidate))
     if not groups:
         return []

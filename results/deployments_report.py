@@ -105,7 +105,7 @@ def _megabytes(peak: Interval | None) -> str:
 
 def _counts(known: History, target: Target) -> tuple[int, int]:
     found = candidates(known, target.name)
-    return len(found), sum(within(c, limits_of(known.problem, target)) for c in found)
+    return len(found), sum(within(c.evaluation, limits_of(known.problem, target)) for c in found)
 
 
 def _count(target: Target, front: Sequence[Deployed]) -> int:
@@ -127,7 +127,7 @@ def _front(known: History, device: str, front: Sequence[Deployed]) -> list[str]:
         (
             m.candidate.known.trial.number,
             label(m.target),
-            *(_figure(f, s) for f, s in zip(m.candidate.figures, (1.0, *_scales(known, m)), strict=True)),
+            *(figure_cell(f, s) for f, s in zip(m.candidate.figures, (1.0, *_scales(known, m)), strict=True)),
             "yes" if m.candidate.confirmed else "no",
         )
         for m in front[:SHOWN_MEMBERS]
@@ -140,5 +140,6 @@ def _scales(known: History, member: Deployed) -> list[float]:
     return [factor(metric.name) for metric in objectives(known.problem, member.target.name)[1:]]
 
 
-def _figure(interval: Interval, scale: float) -> str:
+def figure_cell(interval: Interval, scale: float) -> str:
+    """A figure with its interval, to be shown."""
     return f"{interval.value * scale:.4g} [{interval.low * scale:.4g}, {interval.high * scale:.4g}]"

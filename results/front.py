@@ -107,9 +107,9 @@ def candidates(history: History, target: str) -> list[Candidate]:
     return found
 
 
-def within(candidate: Candidate, limits: Sequence[Limit]) -> bool:
+def within(evaluation: Evaluation, limits: Sequence[Limit]) -> bool:
     """Whether all figures are within their limits by their values."""
-    figures = [(value(candidate.evaluation, limit.metric), limit.upper) for limit in limits]
+    figures = [(value(evaluation, limit.metric), limit.upper) for limit in limits]
     return all(figure is not None and figure.value <= upper for figure, upper in figures)
 
 
@@ -123,7 +123,7 @@ def front(history: History, target: str) -> list[Member]:
     by_energy = any(metric.name == "energy" for metric in metrics)
     groups: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in candidates(history, target):
-        if within(candidate, limits):
+        if within(candidate.evaluation, limits):
             # Another meter covers something else.
             meter = energy.meter_of(candidate.measurement) if by_energy else ""
             groups.setdefault((*candidate.environment, meter), []).append(candidate)

@@ -145,8 +145,8 @@ def _others(shown: Sequence[Candidate], members: Sequence[Member]) -> list[Candi
 
 def _draw_background(axes: Axes, rest: Sequence[Candidate], limits: Sequence[Limit], scale: float) -> None:
     """Candidates that are not on the front, greyed: dominated ones and those over a limit."""
-    inside = [_place(c, scale) for c in rest if within(c, limits)]
-    outside = [_place(c, scale) for c in rest if not within(c, limits)]
+    inside = [_place(c, scale) for c in rest if within(c.evaluation, limits)]
+    outside = [_place(c, scale) for c in rest if not within(c.evaluation, limits)]
     for points, marker, label in ((inside, "o", "dominated"), (outside, "x", "over a limit")):
         if points:
             xs, ys = [x.value for x, _ in points], [y.value for _, y in points]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from results import energy, loading, untrained
+from results.across_targets_report import across_targets
 from results.deployments_report import deployments
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
@@ -30,7 +31,8 @@ SHOWN_MEMBERS = 12
 SHOWN_CLOSEST = 5
 
 _READING = """
-- Fronts are per target. Figures of different targets, environments or origins are never ranked together.
+- Fronts are per target, unless they say that they are of several. Figures of different targets, environments
+  or origins are never ranked together.
 - Intervals are 95 %: of latency over separate processes, of accuracy over the examples (Wilson). They do not
   contain the spread between trainings with other seeds, or between two boards of one model.
 - The search saw the validation split only, and the front is chosen by it; `test` accuracies were scored
@@ -71,7 +73,7 @@ def report(
     sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
-    sections += [*deployments(known), *relaxation(known, pretrained)]
+    sections += [*across_targets(known), *deployments(known), *relaxation(known, pretrained)]
     sections += [*speedups(known, pretrained), *sharing]
     return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
 

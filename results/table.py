@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from results import energy, loading
+from results.across_targets import front_across_targets, spans_targets
 from results.conditions import summary
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, fully_trained, history
@@ -32,6 +34,8 @@ from results.store import Run
 
 COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "parameters", "peak_memory_bytes")
 """Columns of whole numbers that may be missing."""
+
+ACROSS_TARGETS_CSV = "pareto_all_targets.csv"
 
 _FRONT_COLUMNS = """
 trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
@@ -179,6 +183,34 @@ def _trained_sha256(candidate: Candidate, target: str) -> str | None:
     return None if exported is None else exported.sha256
 
 
+def across_targets_table(known: History) -> pd.DataFrame:
+    """One row per member of the front over all targets (:mod:`results.across_targets`), best accuracy first.
+
+    Costs stand in SI units in columns ``<target>_<metric>``.
+    """
+    accuracy, *costs = known.problem.objectives
+    rows = []
+    for member in front_across_targets(known):
+        trial, own = member.known, member.evaluation
+        tested = value(replace(own, accuracy=trial.tested), accuracy)
+        row: dict[str, Any] = {
+            "trial": trial.trial.number,
+            "front": member.place,
+            "nominal": member.nominal,
+            "confirmed": member.confirmed,
+            "limits": member.limits,
+            "architecture": describe(trial.options),
+            **_columns("accuracy", tested or member.figures[0], 1.0),
+            "accuracy_split": "test" if tested else "validation",
+            **_columns("validation_accuracy", member.figures[0], 1.0),
+        }
+        for cost, figure in zip(costs, member.figures[1:], strict=True):
+            row |= _columns("_".join((*cost.targets, cost.name)), figure, 1.0)
+        rows.append(row | {f"{t}_verdict": judge(m).state for t, m in own.measurements.items()})
+    frame = _frame(rows) if rows else pd.DataFrame(columns=["trial", "nominal", "confirmed"])
+    return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
+
+
 def measurement_row(measurement: Measurement, *, weights: str = "as given") -> dict[str, Any]:
     """The columns that a measurement fills, in the order of the CSV files.
 
@@ -254,7 +286,7 @@ def closest_table(known: History, n: int) -> pd.DataFrame:
 
 
 def write_csvs(run: Run, folder: Path) -> list[Path]:
-    """Writes ``trials.csv`` and a ``pareto_<target>.csv`` for each target; their paths.
+    """Writes ``trials.csv``, a ``pareto_<target>.csv`` for each target and of all together; paths.
 
     Raises:
         StoreError: If the folder cannot be written to.
@@ -263,6 +295,8 @@ def write_csvs(run: Run, folder: Path) -> list[Path]:
     written = [_write(folder / "trials.csv", trials_table(known))]
     for target in known.targets:
         written.append(_write(folder / f"pareto_{target.name}.csv", pareto_table(known, target.name)))
+    if spans_targets(known.problem):
+        written.append(_write(folder / ACROSS_TARGETS_CSV, across_targets_table(known)))
     return written
 
 
