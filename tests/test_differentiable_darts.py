@@ -26,6 +26,7 @@ from search.module import to_module
 from search.network import costs
 from search.spaces.cell import Space
 from search.strategies.differentiable import Strategy
+from search.training import repeatable
 from tests.test_differentiable import few_digits
 
 SHORT = SearchPlan(epochs=2, skips=0)
@@ -98,7 +99,7 @@ def test_mean_of_draws_with_equal_shares_is_the_expected_time() -> None:
 def test_a_mixture_of_one_is_the_network_of_that_cell() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(4)
-    for _ in range(6):
+    for _ in range(4):
         architecture = space().sample(rng)
         selected = selected_of(architecture.choices)
         network = MixedDartsCells(blocks(), seed=3).eval()
@@ -106,7 +107,8 @@ def test_a_mixture_of_one_is_the_network_of_that_cell() -> None:
         _copy_weights(whole, network, selected)
         images = torch.randn(5, 1, 8, 8)
         mixture = terms_of(selected, blocks().edges)
-        assert torch.allclose(network(images, mixture), whole(images), atol=1e-5)
+        with repeatable(0):
+            assert torch.allclose(network(images, mixture), whole(images), atol=1e-5)
 
 
 def _copy_weights(whole: torch.nn.Module, mixed: MixedDartsCells, selected: Selected) -> None:
@@ -244,7 +246,8 @@ def test_only_skip_connections_of_the_normal_cell_stop_a_search() -> None:
             with torch.no_grad():
                 search.alpha[14 * cell : 14 * cell + 14, skip] += 3.0
 
-        search.run(push)
+        with repeatable(0):
+            search.run(push)
         assert bool(search.stopped) == stops
 
 
