@@ -1,11 +1,13 @@
 """Other libraries on the same tables, by the same rules: what breaks a limit or does not run is not trained.
 
 ``pymoo:NSGA2`` is the NSGA-II of pymoo (Blank and Deb 2020) with its operators for categorical variables;
-``botorch:qLogNEHVI``, alone and with our shortlist, is :mod:`benchmarks.botorch_peer`.  Samplers of Optuna
-are strategies of ours (``optuna:NSGAIISampler``) and need nothing here.
+``botorch:qLogNEHVI``, alone and with our shortlist, is :mod:`benchmarks.botorch_peer`;
+``bananas``, alone and with it, is :mod:`benchmarks.bananas_peer`.  Samplers of Optuna are strategies of ours
+(``optuna:NSGAIISampler``) and need nothing here.
 
 Not among them: archai.  Its last release is of 2023 and has its own loop instead of ask and tell; beside our
-pins it would bring some forty packages, TensorBoard and Jupyter's widgets among them.
+pins it would bring some forty packages, TensorBoard and Jupyter's widgets among them.  Its search that models
+accuracy, MO-BANANAS, is what ``bananas`` is.
 """
 
 from __future__ import annotations
@@ -56,9 +58,14 @@ class Replay:
         return max(0, self.budget - len(self.rows))
 
     @property
+    def screenings_left(self) -> int:
+        """Different networks that may still be measured, those to train among them."""
+        return SCREENED_PER_TRAINING * self.budget - len(self._asked)
+
+    @property
     def over(self) -> bool:
         """Whether the budget, or the screenings that it allows, are used up."""
-        return self.left == 0 or len(self._asked) >= SCREENED_PER_TRAINING * self.budget
+        return self.left == 0 or self.screenings_left <= 0
 
     def train(self, architecture: Architecture) -> Outcome:
         """Measures and, if the board runs it within the limits, trains."""
@@ -116,6 +123,20 @@ def botorch_shortlist(table: Table, problem: Problem, *, seed: int, budget: int)
     return botorch_peer.search(table, problem, seed=seed, budget=budget, shortlist=True)
 
 
+def bananas(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+    """BANANAS until ``budget`` networks are trained."""
+    from benchmarks import bananas_peer
+
+    return bananas_peer.search(table, problem, seed=seed, budget=budget)
+
+
+def bananas_shortlist(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
+    """The same with eight candidates measured per training."""
+    from benchmarks import bananas_peer
+
+    return bananas_peer.search(table, problem, seed=seed, budget=budget, shortlist=True)
+
+
 def _algorithm(table: Table, problem: Problem, seed: int) -> Any:
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.mixed import (
@@ -151,14 +172,20 @@ PEERS: dict[str, Callable[..., Run]] = {
     "pymoo:NSGA2": pymoo_nsga2,
     "botorch:qLogNEHVI": botorch_search,
     "botorch:qLogNEHVI+shortlist": botorch_shortlist,
+    "bananas": bananas,
+    "bananas+shortlist": bananas_shortlist,
 }
 """Searches by name."""
 
 
 def versions() -> dict[str, str]:
     """Of the libraries, with the options that differ from their defaults."""
-    from benchmarks import botorch_peer
+    from benchmarks import bananas_peer, botorch_peer
 
-    found = {name: version(name) for name in ("botorch", "gpytorch", "optuna", "pymoo")}
-    options = {"botorch": botorch_peer.OPTIONS, "pymoo": f"pop_size={POPULATION}"}
+    found = {name: version(name) for name in ("botorch", "gpytorch", "optuna", "pymoo", "torch")}
+    options = {
+        "botorch": botorch_peer.OPTIONS,
+        "pymoo": f"pop_size={POPULATION}",
+        "torch": f"bananas {bananas_peer.OPTIONS}",
+    }
     return {name: f"{number} {options.get(name, '')}".strip() for name, number in found.items()}

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from benchmarks import bananas_peer, peers
 from tests.table_space import Table
 
 COLUMN = "raspi4_latency_ms"
@@ -50,3 +50,25 @@ def test_the_benchmark_loads_without_the_libraries_of_peers(monkeypatch: pytest.
     for library in ("botorch", "gpytorch", "pymoo"):
         monkeypatch.setitem(sys.modules, library, None)  # importing it raises ImportError
     assert set(importlib.reload(peers).PEERS) > {"pymoo:NSGA2"}
+
+
+@pytest.mark.parametrize("shortlist", [False, True])
+def test_bananas_trains_its_budget_within_the_limit_and_does_so_again(
+    table: Table, shortlist: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bananas_peer, "EPOCHS", 3)
+    problem = table.problem()
+    runs = [bananas_peer.search(table, problem, seed=3, budget=22, shortlist=shortlist) for _ in range(2)]
+    assert len(set(runs[0].rows)) == 22
+    assert (table.costs[runs[0].rows, 0] <= table.limits[0].upper).all()
+    assert (runs[0].rows, runs[0].screened) == (runs[1].rows, runs[1].screened)
+    assert (runs[0].screened > 100) == shortlist
+    assert runs[0].screened <= 8 * 22
+
+
+def test_bananas_draws_the_best_of_each_front_first() -> None:
+    losses = np.array([[5.0, 5.0], [1.0, 2.0], [0.0, 0.0], [2.0, 1.0], [1.9, 1.1]])
+    violations = np.array([0.0, 0.0, 0.1, 0.0, 0.0])
+    order = bananas_peer._best_first(losses, violations)
+    assert sorted(order[:2]) == [1, 3], "ends of the first front before what lies between"
+    assert list(order[2:]) == [4, 0, 2], "what breaks a limit comes last"
