@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speedups_search import PROBLEM, Outcome, Table, full_trainings, nondominated
-from results.promise import LEAST_GAINS, log_odds
+from benchmarks.speedups_search import FULL, PROBLEM, Outcome, Table, full_trainings, nondominated
 from results.rank_correlation import kendall
 from results.records import Evaluation
-from results.risk import Risk, Unfinished, risks
+from results.risk import Risk, risks, unfinished
 from results.statistics import wilson
 
 Choices = tuple[int, ...]
@@ -58,22 +57,9 @@ def plain_front(table: Table) -> set[Choices]:
 
 
 def _estimated(outcome: Outcome, whole: list[Evaluation]) -> dict[str, Risk] | None:
-    trained = {_choices(e): e for e in whole}
-    lower = _first_rung(outcome)
-    gains = tuple(
-        log_odds(trained[c].accuracy["fp32"]) - log_odds(e.accuracy["fp32"])
-        for c, e in lower.items()
-        if c in trained
-    )
-    ended = {_choices(e): e for e in outcome.evaluations if e.trial.number in outcome.ends}
-    left = [e for c, e in lower.items() if c not in trained and c not in ended]
-    if left and len(gains) < LEAST_GAINS:
-        return None
-    unfinished = [
-        *(Unfinished(e, "learning_curves", ends=outcome.ends[e.trial.number]) for e in ended.values()),
-        *(Unfinished(e, "lower_fidelity", gains=gains) for e in left),
-    ]
-    return risks(unfinished, whole, PROBLEM)
+    trained = [e for e in outcome.evaluations if e.state == "complete"]
+    begun = unfinished(trained, outcome.ends, FULL)
+    return risks(begun, whole, PROBLEM) if all(one.is_foreseen for one in begun) else None
 
 
 def _first_rung(outcome: Outcome) -> dict[Choices, Evaluation]:

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from results.promise import costs, log_odds
-from results.records import Evaluation, Interval, Metric, Problem, Score
+from results.fidelity import is_full, levels
+from results.promise import LEAST_GAINS, costs, log_odds
+from results.records import Architecture, Evaluation, Fidelity, Interval, Metric, Problem, Score
 from results.statistics import value, violation
 
 Floats = NDArray[np.float64]
@@ -72,9 +73,49 @@ class Unfinished:
     gains: tuple[float, ...] = ()
     ends: Interval | None = None
 
+    @property
+    def is_foreseen(self) -> bool:
+        """Whether enough is known of where it would have ended; the risk cannot be told otherwise."""
+        return self.ends is not None or len(self.gains) >= LEAST_GAINS
+
+
+def unfinished(
+    trainings: Sequence[Evaluation], ends: Mapping[int, Interval], full: Fidelity
+) -> list[Unfinished]:
+    """Networks whose training was ended early (``learning_curves``) or that were left at a lower rung.
+
+    What the latter (``lower_fidelity``) would have gained is told by those that went on from the same rung to
+    a full training.
+
+    Args:
+        trainings: Complete trials with an accuracy, in the order of their numbers.
+        ends: Where those that were ended early would have ended, by number.
+        full: The full training.
+    """
+    reached = levels(e.trial for e in trainings)
+    whole = {e.trial.number for e in trainings if not e.stopped and is_full(reached[e.trial.number], full)}
+    networks: dict[Architecture, list[Evaluation]] = {}
+    for evaluation in trainings:
+        networks.setdefault(evaluation.trial.proposal.architecture, []).append(evaluation)
+    left = [
+        group[-1]
+        for group in networks.values()
+        if not any(e.stopped or e.trial.number in whole for e in group)
+    ]
+    gains: dict[Fidelity, list[float]] = {reached[e.trial.number]: [] for e in left}
+    for *lower, last in networks.values():
+        for begun in lower if last.trial.number in whole else ():
+            if (level := reached[begun.trial.number]) in gains:
+                gains[level].append(log_odds(last.accuracy["fp32"]) - log_odds(begun.accuracy["fp32"]))
+    ended = [e for e in trainings if e.trial.number in ends]
+    return [
+        *(Unfinished(e, "learning_curves", ends=ends[e.trial.number]) for e in ended),
+        *(Unfinished(e, "lower_fidelity", gains=tuple(gains[reached[e.trial.number]])) for e in left),
+    ]
+
 
 def risks(
-    unfinished: Sequence[Unfinished], whole: Sequence[Evaluation], problem: Problem
+    candidates: Sequence[Unfinished], whole: Sequence[Evaluation], problem: Problem
 ) -> dict[str, Risk] | None:
     """The risk of each group; the same arguments give the same figures.
 
@@ -82,7 +123,7 @@ def risks(
     that break a limit are no rivals.
 
     Args:
-        unfinished: All of them: they are rivals of each other.
+        candidates: All unfinished ones: they are rivals of each other.
         whole: Full trainings.
         problem: Accuracy first, then costs.
 
@@ -92,7 +133,7 @@ def risks(
     done = {e.trial.proposal.architecture for e in whole}
     allowed = [
         u
-        for u in unfinished
+        for u in candidates
         if violation(u.evaluation, problem.limits) <= 0
         and u.evaluation.trial.proposal.architecture not in done
     ]
@@ -109,7 +150,7 @@ def risks(
     better = front & _front(ends, paid, _ends(figures, problem, generous=True))
     groups = np.array([u.group for u in allowed])
     found = {}
-    for group in dict.fromkeys(u.group for u in unfinished):
+    for group in dict.fromkeys(u.group for u in candidates):
         lost = better[:, groups == group].sum(axis=1)
         on_front = front[:, groups == group].sum(axis=1)
         expected = float(lost.mean())
@@ -117,11 +158,11 @@ def risks(
     return found
 
 
-def _draws(unfinished: Sequence[Unfinished], maximise: bool, rng: np.random.Generator) -> Floats:
+def _draws(candidates: Sequence[Unfinished], maximise: bool, rng: np.random.Generator) -> Floats:
     """Scores after a full training, ``(draws, n)``, more being better."""
     shared: dict[tuple[float, ...], tuple[Floats, Floats]] = {}
     columns = []
-    for one in unfinished:
+    for one in candidates:
         score = one.evaluation.accuracy["fp32"]
         noise = rng.standard_normal(DRAWS)
         if one.ends is not None:

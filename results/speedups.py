@@ -15,9 +15,8 @@ from typing import Any
 from results.evaluations import History, TrialRecords, full_fidelity
 from results.fidelity import Agreement, agreements, describe_fidelity, is_full, levels
 from results.markdown import table
-from results.promise import LEAST_GAINS, log_odds
 from results.records import Architecture, Evaluation, Fidelity, Interval
-from results.risk import Risk, Unfinished, risks
+from results.risk import Risk, risks, unfinished
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def savings(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> lis
         return []
     trained = _trained(known, full)
     shared = sum(t.trial.proposal.weights_from == "supernet" for t in known.trials)
-    lost = _risks(known, trained)
+    lost = _risks(known, trained, full)
     found = [
         _ended(known, lost.get("learning_curves")),
         _not_promoted(trained, full, lost.get("lower_fidelity")),
@@ -116,17 +115,12 @@ def _is_promotion(child: _Trained, trained: Sequence[_Trained]) -> bool:
     return any(t.known.trial.number == parent and t.architecture == child.architecture for t in trained)
 
 
-def _by_architecture(trained: Sequence[_Trained]) -> dict[Architecture, list[_Trained]]:
-    found: dict[Architecture, list[_Trained]] = {}
-    for one in trained:
-        found.setdefault(one.architecture, []).append(one)
-    return found
-
-
 def _left(trained: Sequence[_Trained]) -> list[list[_Trained]]:
     """Trainings of each network that was left at a lower rung."""
-    groups = _by_architecture(trained).values()
-    return [group for group in groups if not any(one.full or one.known.stopped for one in group)]
+    groups: dict[Architecture, list[_Trained]] = {}
+    for one in trained:
+        groups.setdefault(one.architecture, []).append(one)
+    return [group for group in groups.values() if not any(one.full or one.known.stopped for one in group)]
 
 
 def _not_promoted(trained: Sequence[_Trained], full: Fidelity, risk: Risk | None) -> Saving:
@@ -146,31 +140,14 @@ def _not_promoted(trained: Sequence[_Trained], full: Fidelity, risk: Risk | None
     return Saving("lower_fidelity", len(left), saved_s, risk)
 
 
-def _risks(known: History, trained: Sequence[_Trained]) -> dict[str, Risk]:
+def _risks(known: History, trained: Sequence[_Trained], full: Fidelity) -> dict[str, Risk]:
     """The risk of each speed-up that left trainings unfinished, where it is known."""
-    ended = [
-        Unfinished(t.evaluation, "learning_curves", ends=Interval(**t.known.stopped["ends"]))
-        for t in trained
-        if t.known.stopped
-    ]
-    last = [group[-1] for group in _left(trained)]
-    gains = {level: _gains(level, trained) for level in {one.level for one in last}}
-    left = [Unfinished(one.evaluation, "lower_fidelity", gains=gains[one.level]) for one in last]
-    if any(len(known_gains) < LEAST_GAINS for known_gains in gains.values()):
-        left = []
+    ends = {t.known.trial.number: Interval(**t.known.stopped["ends"]) for t in trained if t.known.stopped}
+    begun = unfinished([t.evaluation for t in trained], ends, full)
+    if not all(one.is_foreseen for one in begun):
+        begun = [one for one in begun if one.ends is not None]
     whole = [t.evaluation for t in trained if t.full]
-    return risks([*ended, *left], whole, known.problem) or {}
-
-
-def _gains(level: Fidelity, trained: Sequence[_Trained]) -> tuple[float, ...]:
-    """What networks gained from a level to a full training, on the scale of log odds."""
-    return tuple(
-        log_odds(group[-1].evaluation.accuracy["fp32"]) - log_odds(lower.evaluation.accuracy["fp32"])
-        for group in _by_architecture(trained).values()
-        if group[-1].full
-        for lower in group[:-1]
-        if lower.level == level
-    )
+    return risks(begun, whole, known.problem) or {}
 
 
 # --------------------------------------------------------------------------- the report
