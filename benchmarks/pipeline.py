@@ -22,7 +22,8 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from benchmarks.figures import print_and_write
-from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
+from devices.agent_replies import BoardFacts, Hello
+from devices.board_agent import BoardAgent, SessionResult
 from devices.device import DeviceEntry
 from devices.registry import Lab
 from harness import config, stages

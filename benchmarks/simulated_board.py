@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
+from devices.agent_replies import BoardFacts, Hello
+from devices.board_agent import BoardAgent, SessionResult
 from harness.board import Board
 from harness.host import Host
 from results.errors import RuntimeRefused

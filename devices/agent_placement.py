@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from devices.agent_client import AgentClient, BoardAgent
+from devices.agent_client import AgentClient
+from devices.board_agent import BoardAgent
 from results.errors import ProtocolError, SessionTimeout
 from results.records import Artifact, Target
 

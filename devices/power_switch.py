@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from devices.agent_client import BoardAgent
+from devices.board_agent import BoardAgent
 
 
 class PowerSwitch(ABC):

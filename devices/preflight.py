@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from devices import smoke
-from devices.agent_client import BoardAgent, BoardFacts
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent
 from devices.board_models import board_models
 from devices.connection import Connection
 from devices.device import DeviceEntry

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from devices.agent_client import BoardFacts
+from devices.agent_replies import BoardFacts
 from devices.board_models import BoardModel
 from devices.device import DeviceEntry
 from devices.interpreter import LEAST_PYTHON, Interpreter

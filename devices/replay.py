@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardAgent, BoardFacts, Hello, SessionResult
+from devices.agent_replies import BoardFacts, Hello
+from devices.board_agent import BoardAgent, SessionResult
 from results.errors import RuntimeRefused
 from results.power import ClockFit, Plateau, PowerTrace
 from results.records import Artifact, Measurement, Plan, Target

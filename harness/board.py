@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
-from devices.agent_client import BoardAgent, BoardFacts
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent
 from harness.energy import MeterSeat
 from harness.host import Host, boot_id
 from results.errors import (

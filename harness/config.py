@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from devices.agent_client import AgentClient, BoardAgent
+from devices.agent_client import AgentClient
 from devices.agent_meter import check_meter
+from devices.board_agent import BoardAgent
 from devices.board_models import board_models
 from devices.device import AskSecret, DeviceEntry, connect
 from devices.meter_entry import BOARD, HOST, MeterEntry

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardFacts
+from devices.agent_replies import BoardFacts
 from harness.calibration import calibrate, plausible
 from harness.export import Exported, export, run_on_host
 from harness.folding import Weights

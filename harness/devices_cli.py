@@ -20,7 +20,8 @@ from harness import emulate_cli
 from harness.host_trust import ask_secret, trust_host
 
 if TYPE_CHECKING:
-    from devices.agent_client import BoardAgent, BoardFacts
+    from devices.agent_replies import BoardFacts
+    from devices.board_agent import BoardAgent
     from devices.connection import Connection
     from devices.device import DeviceEntry, Seen
     from devices.preflight_checks import CheckResult

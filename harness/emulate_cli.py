@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devices.agent_client import BoardFacts
+    from devices.agent_replies import BoardFacts
     from devices.device import DeviceEntry
     from devices.emulation.board import EmulatedBoard
     from devices.emulation.image import Image

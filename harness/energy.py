@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from devices.agent_client import AgentClient, BoardAgent, BoardFacts
+from devices.agent_client import AgentClient
 from devices.agent_meter import MeterFacts, Spans, clock_s, run_plateau, start_meter, stop_meter
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent
 from devices.replay import ReplayAgent
 from harness import clocks
 from harness.host import boot_id

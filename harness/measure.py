@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from devices.agent_client import BoardAgent, BoardFacts
 from devices.agent_placement import Placement, placement
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent
 from harness import energy
 from harness.board import Board
 from harness.export import Exported

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 
-from devices.agent_client import AgentClient, BoardAgent, BoardFacts
+from devices.agent_client import AgentClient
 from devices.agent_meter import start_meter, stop_meter
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent
 from devices.preflight_checks import MeterLook
 from harness.energy import NO_PLATEAU_IN_VIRTUAL_TIME, MeterSeat
 from results.errors import BoardError, MeterError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent_client import BoardAgent
+from devices.board_agent import BoardAgent
 from harness.board import Board
 from harness.export import Comparison, Exported, agreement, run_on_host
 from harness.measure import Job, ship

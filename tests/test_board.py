@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices.agent_client import AgentClient, BoardAgent
+from devices.agent_client import AgentClient
+from devices.board_agent import BoardAgent
 from devices.local import LocalConnection
 from harness.board import Board, Stopped
 from harness.export import Exported, export

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from devices import agent_conversation
-from devices.agent_client import BoardAgent
+from devices.board_agent import BoardAgent
 from devices.device import connect
 from devices.emulation.board import TRIMMED_ABOVE_BYTES, TRIMMED_TO_BYTES, EmulatedBoard
 from harness.board import Board

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent_client import AgentClient, BoardAgent
+from devices.agent_client import AgentClient
 from devices.agent_meter import start_meter, stop_meter
 from devices.agent_placement import placement
+from devices.board_agent import BoardAgent
 from devices.device import DeviceEntry, connect
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.machine import Machine

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from devices.agent_client import BoardFacts
+from devices.agent_replies import BoardFacts
 from devices.board_models import board_models
 from devices.connection import Completed
 from devices.device import DeviceEntry, Seen

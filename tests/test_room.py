@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from devices.agent_client import AgentClient, BoardFacts
+from devices.agent_client import AgentClient
+from devices.agent_replies import BoardFacts
 from harness import cli
 from harness.deployment import require_room
 from results.errors import OutOfMemory

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from devices.agent_client import AgentClient, BoardAgent, BoardFacts, SessionResult
+from devices.agent_client import AgentClient
+from devices.agent_replies import BoardFacts
+from devices.board_agent import BoardAgent, SessionResult
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.places import emulation_folder
 from results.errors import BoardError

@@ -15,7 +15,7 @@ import sys
 import threading
 from contextlib import suppress
 
-from devices.agent_client import BoardAgent
+from devices.board_agent import BoardAgent
 from devices.device import DeviceEntry
 from devices.emulation.board import EmulatedBoard
 from devices.emulation.resting import RestingAgent
