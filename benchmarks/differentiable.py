@@ -4,12 +4,12 @@
 
     python -m benchmarks.differentiable --json differentiable.json --rows rows.csv
 
-On ``digits_in_photos`` (or ``digits``) with small networks of NAS-Bench-201 cells, or of DARTS cells (``--kind
-darts``): the blocks of the space are measured on this host, architecture weights are learnt with that table in
-the loss, and the cell found is trained by itself, as are 20 random cells of about the same *measured* latency:
-of many random ones those that the table puts nearest are measured, and of these the nearest are trained. All
-get the same training and are scored on the test split, which neither the search nor the choice of cells has
-seen.
+On ``digits_in_photos`` (or ``digits``) with small networks of NAS-Bench-201 cells, or of DARTS cells
+(``--kind darts``): the blocks of the space are measured on this host, architecture weights are learnt with
+that table in the loss, and the cell found is trained by itself, as are 20 random cells of about the same
+*measured* latency: of many random ones those that the table puts nearest are measured, and of these the
+nearest are trained. All get the same training and are scored on the test split, which neither the search
+nor the choice of cells has seen.
 
 * ``found_accuracy``: mean over training seeds; ``random_median``, ``random_quartiles``; how many of the
   random cells it ``beats``
