@@ -222,8 +222,9 @@ class EmulatedBoard:
 
     def power_cut(self) -> None:
         """Pulls the plug: what was not on the disk is lost; ``start("cold")`` boots it again."""
-        self.machine.quit()
+        # Written first: as soon as it is gone, whoever uses it may start it again.
         self._write(port=self.port, key=self._known("key"), cut=True)
+        self.machine.quit()
 
     def power_cycle(self) -> None:
         """Takes its power away and gives it back, and returns when it answers again."""
@@ -380,4 +381,6 @@ class EmulatedBoard:
             return None
 
     def _write(self, **values: object) -> None:
-        (self.folder / "board.json").write_text(json.dumps(values))
+        new = self.folder / "board.json.new"
+        new.write_text(json.dumps(values))
+        new.replace(self.folder / "board.json")  # at once: others may read it meanwhile
