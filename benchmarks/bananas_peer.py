@@ -22,20 +22,17 @@ one, what breaks a limit is learned from the latest ``SEEN`` only, and minibatch
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers import Replay
+from benchmarks.peers import Replay, seeded
 from benchmarks.search_quality import Run
 from results.records import Architecture, Problem
 from search.feasibility import crowding_distances, nondominated_ranks, standings
-from search.novelty import new_sample
 from tests.table_space import OPERATIONS, PATHS, Table
 
 BATCH = 10
@@ -63,24 +60,9 @@ def search(table: Table, problem: Problem, *, seed: int, budget: int, shortlist:
     """One search of ``budget`` trainings, its shortlists measured where wished."""
     replay = Replay(table, problem, budget)
     rng = np.random.default_rng(seed)
-    with _seeded(seed):
-        while not replay.over:
-            start = time.process_time()
-            chosen = _start(replay, rng) or (_shortlisted if shortlist else _batch)(replay, rng)
-            spent_s = time.process_time() - start
-            replay.took(0.0 if chosen else spent_s)
-            for architecture in chosen:
-                replay.took(spent_s / len(chosen))
-                replay.train(architecture)
-    return replay.run()
-
-
-def _start(replay: Replay, rng: np.random.Generator) -> list[Architecture]:
-    """A random network until a batch is trained."""
-    if len(replay.rows) >= BATCH:
-        return []
-    found = new_sample(replay.table.space, rng, replay.history.taken(()))
-    return [] if found is None else [found]
+    choose = _shortlisted if shortlist else _batch
+    with seeded(seed):
+        return replay.search(lambda: choose(replay, rng), rng, start=BATCH)
 
 
 def _batch(replay: Replay, rng: np.random.Generator) -> list[Architecture]:
@@ -210,11 +192,3 @@ class _Networks(torch.nn.Module):
 def _uniform(before: int, after: int, *shape: int) -> torch.nn.Parameter:
     """Weights as Keras, which the authors use, draws them (Glorot and Bengio 2010)."""
     return torch.nn.Parameter((2.0 * torch.rand(shape) - 1.0) * (6.0 / (before + after)) ** 0.5)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's generator, which weights and minibatches are drawn from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

@@ -16,10 +16,8 @@ integral, ``ITERATIONS`` per fit; a cost's model sees the latest ``SEEN`` measur
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,11 +34,10 @@ from botorch.utils.multi_objective.pareto import is_non_dominated
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
-from benchmarks.peers import Replay
+from benchmarks.peers import Replay, seeded
 from benchmarks.search_quality import Run
 from results.records import Architecture, Metric, Problem
 from search.history import Outcome
-from search.novelty import new_sample
 from tests.table_space import Table
 
 BATCH = 4
@@ -60,25 +57,10 @@ Constraint = Callable[[Tensor], Tensor]
 def search(table: Table, problem: Problem, *, seed: int, budget: int, shortlist: bool = False) -> Run:
     """One search of ``budget`` trainings, its shortlists measured where wished."""
     replay = Replay(table, problem, budget)
-    rng = np.random.default_rng(seed)
-    with _seeded(seed):
-        while not replay.over:
-            start = time.process_time()
-            chosen = _start(replay, rng) or _chosen(replay, shortlist)
-            spent_s = time.process_time() - start
-            replay.took(0.0 if chosen else spent_s)
-            for architecture in chosen:
-                replay.took(spent_s / len(chosen))
-                replay.train(architecture)
-    return replay.run()
-
-
-def _start(replay: Replay, rng: np.random.Generator) -> list[Architecture]:
-    """A random network until 2 (d + 1) are trained."""
-    if len(replay.rows) >= 2 * (len(replay.table.space.decisions) + 1):
-        return []
-    found = new_sample(replay.table.space, rng, replay.history.taken(()))
-    return [] if found is None else [found]
+    start = 2 * (len(table.space.decisions) + 1)
+    with seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices on fits and scaling
+        return replay.search(lambda: _chosen(replay, shortlist), np.random.default_rng(seed), start=start)
 
 
 def _chosen(replay: Replay, shortlist: bool) -> list[Architecture]:
@@ -192,12 +174,3 @@ def _points(replay: Replay) -> Tensor:
 
 def _inputs(architectures: Sequence[Architecture]) -> Tensor:
     return torch.tensor([a.choices for a in architectures], dtype=torch.double)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's generator, which BoTorch draws starts from; and without its notices on fits and scaling."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        yield

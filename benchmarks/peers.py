@@ -12,7 +12,9 @@ accuracy, MO-BANANAS, is what ``bananas`` is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from benchmarks.search_quality import SCREENED_PER_TRAINING, Run
 from results.records import Architecture, Fidelity, Problem, Proposal, Trial
 from search.history import History, Outcome
+from search.novelty import new_sample
 from tests.table_space import Table
 
 POPULATION = 20
@@ -84,6 +87,25 @@ class Replay:
         """CPU time that the next training's choice took, or the choice of a batch that starts with it [s]."""
         self._waiting_s += seconds
 
+    def search(
+        self, choose: Callable[[], list[Architecture]], rng: np.random.Generator, *, start: int
+    ) -> Run:
+        """Random networks until ``start`` are trained, then what is chosen, a batch at a time."""
+        while not self.over:
+            began_s = time.process_time()
+            chosen = self._random(rng) if len(self.rows) < start else []
+            chosen = chosen or choose()
+            spent_s = time.process_time() - began_s
+            self.took(0.0 if chosen else spent_s)
+            for architecture in chosen:
+                self.took(spent_s / len(chosen))
+                self.train(architecture)
+        return self.run()
+
+    def _random(self, rng: np.random.Generator) -> list[Architecture]:
+        found = new_sample(self.table.space, rng, self.history.taken(()))
+        return [] if found is None else [found]
+
     def run(self) -> Run:
         """The account."""
         return Run(self.rows[: self.budget], len(self._asked), self._ask_s or [0.0])
@@ -91,6 +113,16 @@ class Replay:
     def _answer(self, proposal: Proposal) -> Outcome:
         self._asked.add(self.table.row(proposal.architecture))
         return self.history.add(self.table.evaluate(Trial(len(self.history.outcomes), proposal)))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's own generator, which weights and samples are drawn from."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def pymoo_nsga2(table: Table, problem: Problem, *, seed: int, budget: int) -> Run:
