@@ -141,7 +141,7 @@ class DartsBlocks(Blocks):
     def fixed_s(self, measured_s: Mapping[str, float]) -> float:
         """See the base class; with both inputs of every cell."""
         pieces = self.piece_s(measured_s)
-        return self._around_s(measured_s) + sum(
+        return self._around_s(measured_s, pieces) + sum(
             pieces[f"concat_{_size(place.inner)}"]
             + sum(pieces[_entry_name(shape, place)] for shape in place.inputs)
             for place in self.places
@@ -166,7 +166,7 @@ class DartsBlocks(Blocks):
         """See the base class."""
         pieces = self.piece_s(measured_s)
         cells = cells_of(architecture.choices)
-        total_s = self._around_s(measured_s)
+        total_s = self._around_s(measured_s, pieces)
         for place in self.places:
             cell = cells[place.reduces]
             ends = [end for a, b, first, second in cell for end in ((a, first), (b, second))]
@@ -206,8 +206,7 @@ class DartsBlocks(Blocks):
                 ]
         return rows
 
-    def _around_s(self, measured_s: Mapping[str, float]) -> float:
-        pieces = self.piece_s(measured_s)
+    def _around_s(self, measured_s: Mapping[str, float], pieces: Mapping[str, float]) -> float:
         return measured_s[f"empty_{_size(self.stem.input_shape)}"] + pieces["stem"] + pieces["tail"]
 
 
