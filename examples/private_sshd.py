@@ -1,8 +1,9 @@
 """A private OpenSSH server on a loopback port: real SSH to this machine, for the demo and the tests.
 
 It runs as the user who starts it, with a configuration, host keys and a user key of its own in one
-folder, and lets in nobody but that user with that key.  Nothing of the machine's own SSH set-up is read
-or changed; when it stops, its sessions end with it::
+folder, and lets in nobody but that user with that key.  The program is this machine's or, where there is
+none, the one that ``tests/prepare.sh`` unpacks into ``.packages/``.  Nothing of the machine's own SSH set-up
+is read or changed; when it stops, its sessions end with it::
 
     with PrivateSshd(folder) as server:
         print(server.user, server.port, server.identity_file, server.known_hosts)
@@ -11,6 +12,7 @@ or changed; when it stops, its sessions end with it::
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pwd
 import shlex
@@ -32,6 +34,32 @@ _STOP_LIMIT_S = 5.0
 _POLL_S = 0.01
 _SEPARATION = Path("/run/sshd")
 """Where an sshd that is run by root locks its unprivileged half in; compiled in on Debian."""
+
+_UNPACKED = Path(__file__).resolve().parents[1] / ".packages" / "openssh-server"
+
+_PRIVATE_VIEW = """
+set -e
+folder=$1 user=$2; shift 2
+mount -t tmpfs -o mode=700 private "$folder"
+grep -q ^sshd: /etc/passwd || {
+  { cat /etc/passwd; echo sshd:x:65534:65534::/run/sshd:/usr/sbin/nologin; } >"$folder/passwd"
+  mount --bind "$folder/passwd" /etc/passwd
+}
+test ! -e /etc/shadow || {
+  sed "s/^$user:![^:]*:/$user:*:/" /etc/shadow >"$folder/shadow"
+  mount --bind "$folder/shadow" /etc/shadow
+}
+test -d /run/sshd || {
+  mkdir "$folder/run"
+  mount --rbind /run "$folder/run"
+  mount -t tmpfs -o mode=755 private /run
+  find "$folder/run" -mindepth 1 -maxdepth 1 -exec ln -s {} /run/ \\;
+  mkdir -m 755 /run/sshd
+}
+exec "$@"
+"""
+"""What root's sshd wants, shown to it and its sessions alone (a mount namespace): an account ``sshd``, the
+directory /run/sshd, and no lock on the account that logs in, which sshd refuses without PAM."""
 
 
 class PrivateSshd:
@@ -83,16 +111,17 @@ class PrivateSshd:
         if program is None:
             raise ConfigError(
                 "there is no OpenSSH server on this machine (no sshd in PATH, /usr/sbin, /usr/local/sbin);"
-                " install it (Debian: `apt install openssh-server`), or use the connection `local`"
+                " `sh tests/prepare.sh ssh` brings one, or use the connection `local`"
             )
         self._prepare()
         self.port = self.port or _free_port()
         config = self.folder / "sshd_config"
-        config.write_text(self._config())
+        config.write_text(self._config(program))
         self.log_file.write_text("")
         self._pid_file.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [program, "-D", "-f", str(config), "-E", str(self.log_file)],
+            [*self._view(), program, "-D", "-f", str(config), "-E", str(self.log_file)],
+            env=os.environ | _libraries(program),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -158,7 +187,7 @@ class PrivateSshd:
         keys = self.folder / "authorized_keys"
         if not keys.exists():
             keys.write_text(self.identity_file.with_suffix(".pub").read_text())
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not _may_have_own_view():
             try:
                 _SEPARATION.mkdir(mode=0o755, exist_ok=True)
             except OSError as error:
@@ -167,7 +196,15 @@ class PrivateSshd:
                     " start this as another user"
                 ) from error
 
-    def _config(self) -> str:
+    def _view(self) -> list[str]:
+        """What to put before sshd's command line, so that it sees what it wants."""
+        if not _may_have_own_view():
+            return []
+        mounts = self.folder / "view"
+        mounts.mkdir(exist_ok=True)
+        return ["unshare", "--mount", "sh", "-c", _PRIVATE_VIEW, "sh", str(mounts), self.user]
+
+    def _config(self, program: str) -> str:
         """The configuration; the first value that sshd reads for a key is the one that counts."""
         lines = [
             *self._options,
@@ -181,8 +218,8 @@ class PrivateSshd:
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
-            # Without PAM sshd refuses accounts without a password; with it, it must be root's.
-            f"UsePAM {'yes' if is_locked(self.user) else 'no'}",
+            # Without PAM sshd refuses locked accounts; with it, the machine must be set up for it.
+            f"UsePAM {'yes' if is_locked(self.user) and not _may_have_own_view() else 'no'}",
             "StrictModes no",  # the folder may lie below one that others can write to
             "PermitUserEnvironment no",
             # A bash that is the first one below sshd would run ~/.bashrc for each command.
@@ -194,6 +231,7 @@ class PrivateSshd:
             "LoginGraceTime 60",
             "MaxSessions 64",
             "LogLevel VERBOSE",
+            *_parts(program),
         ]
         if self._home is not None:
             home = shlex.quote(str(self._home))
@@ -225,11 +263,41 @@ def is_locked(user: str, shadow: Path = Path("/etc/shadow")) -> bool:
 
 
 def find_sshd() -> str | None:
-    """The full path of this machine's OpenSSH server; None where there is none."""
+    """The full path of an OpenSSH server: this machine's, else the unpacked one; None where there is none."""
     # Users' PATH often lacks sbin.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
-    program = shutil.which("sshd", path=path)
+    program = shutil.which("sshd", path=path) or shutil.which(_UNPACKED / "usr/sbin/sshd")
     return str(Path(program).resolve()) if program and shutil.which("ssh-keygen") else None
+
+
+def _libraries(program: str) -> dict[str, str]:
+    """Environment by which the unpacked server finds its libraries; sessions get none of it."""
+    if not Path(program).is_relative_to(_UNPACKED):
+        return {}
+    folders = [*_UNPACKED.glob("usr/lib/*-linux-*"), *_UNPACKED.glob("lib/*-linux-*")]
+    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, folders))}
+
+
+def _parts(program: str) -> list[str]:
+    """Configuration by which the unpacked server finds its other programs (OpenSSH 9.8 and later)."""
+    if not Path(program).is_relative_to(_UNPACKED):
+        return []
+    parts = {"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"}
+    paths = {key: _UNPACKED / "usr/lib/openssh" / name for key, name in parts.items()}
+    return [f"{key} {_quoted(path)}" for key, path in paths.items() if path.exists()]
+
+
+@functools.cache
+def _may_have_own_view() -> bool:
+    """Whether this is root, and may mount what only its own processes see; containers often may not."""
+    return os.geteuid() == 0 and _succeeds(["unshare", "--mount", "mount", "-t", "tmpfs", "private", "/mnt"])
+
+
+def _succeeds(command: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _free_port() -> int:

@@ -405,7 +405,26 @@ def test_starting_twice_starts_one(own_sshd: PrivateSshd, connect: Connect) -> N
     assert connect(own_sshd).run(["true"]).returncode == 0
 
 
+def test_the_server_leaves_no_account_and_no_folder_on_the_machine(
+    own_sshd: PrivateSshd, connect: Connect
+) -> None:
+    def state() -> tuple[str, bool]:
+        return Path("/etc/passwd").read_text(), Path("/run/sshd").exists()
+
+    before = state()
+    seen = connect(own_sshd).run(["sh", "-c", "cat /etc/passwd; ls /run; id -un"]).stdout.decode()
+    assert state() == before
+    assert before[0] in seen
+    assert {path.name for path in Path("/run").iterdir()} <= set(seen.split())
+    assert seen.split()[-1] == own_sshd.user
+
+
+def test_the_own_folder_of_the_server_is_left_empty_of_copies_of_accounts(own_sshd: PrivateSshd) -> None:
+    names = {path.name for path in own_sshd.folder.rglob("*")}
+    assert not names & {"passwd", "shadow"}
+
+
 def test_a_machine_without_sshd_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    with pytest.raises(ConfigError, match="apt install openssh-server"):
+    with pytest.raises(ConfigError, match=r"prepare\.sh ssh"):
         PrivateSshd(tmp_path / "none").start()
