@@ -15,7 +15,7 @@ from benchmarks.speedups_search import FULL, PROBLEM, Outcome, Table, full_train
 from results.rank_correlation import kendall
 from results.records import Evaluation
 from results.risk import Risk, risks, unfinished
-from results.statistics import wilson
+from results.scores import wilson
 
 Choices = tuple[int, ...]
 

@@ -20,6 +20,7 @@ from results.errors import OutOfMemory
 from results.records import UNTRAINED, Artifact, Score, Target
 from search.network import Network
 from search.tasks import SplitName, Task
+from search.training import scored
 
 
 class Kind(NamedTuple):
@@ -124,9 +125,13 @@ class TrainedFiles:
         return prove(self.file(kind), trained, self._calibration(kind))
 
     def score(self, kind: Kind, split: SplitName) -> Score:
-        """The task's metric of what this host's real runtime computes with a file."""
-        data = self._task.data[split]
-        return self._task.score(run_on_host(self.file(kind), data.images), data)
+        """The task's metric of what this host's real runtime computes with a file.
+
+        Raises:
+            TrainingError: If outputs or score are not finite, or code of the task raises.
+        """
+        data, file = self._task.data[split], self.file(kind)
+        return scored(self._task, run_on_host(file, data.images), data, file.artifact.sha256)
 
 
 def worst(scores: Iterable[Score], maximise: bool) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
     for row in front[front["nominal"]].sort_values("latency_p90_ms").to_dict("records"):
         grid.add_row(
             str(row["trial"]),
-            f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+            _with_interval(row, "accuracy")
             + ("" if row["accuracy_split"] == "test" else f" ({row['accuracy_split']})"),
             "{latency_p90_ms:.3g} [{latency_p90_ms_low:.3g}, {latency_p90_ms_high:.3g}] ms".format(**row),
             show("size", row["size_bytes"]),
@@ -75,6 +75,12 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
             str(row["verdict"]),
         )
     return grid
+
+
+def _with_interval(row: Mapping[Any, Any], name: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    ends = "no interval" if low is None or low != low else f"{low:.3f}, {high:.3f}"
+    return f"{value:.3f} [{ends}]"
 
 
 def _print_closest(run: Run, target: Target, problem: Problem, console: Console) -> None:

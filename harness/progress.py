@@ -143,6 +143,8 @@ class LiveWatcher(Watcher):
             return "not trained"
         if evaluation.state != "complete" or accuracy is None:
             return evaluation.state
+        if not accuracy.is_known:
+            return f"{accuracy.value:.3f} ±?"
         return f"{accuracy.value:.3f} ±{(accuracy.high - accuracy.low) / 2:.3f}"
 
     def _column_cell(self, evaluation: Evaluation, targets: Sequence[Target]) -> Text:

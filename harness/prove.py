@@ -11,7 +11,8 @@ from harness.export import Comparison, Exported, agreement, run_on_host
 from harness.measure import Job, ship
 from results.errors import WrongOutput
 from results.records import Plan, Score, Target
-from search.tasks import Split
+from search.tasks import Split, Task
+from search.training import scored
 
 Images = NDArray[np.float32]
 
@@ -61,24 +62,24 @@ def logits_on_board(
 
 
 def score_on_board(
-    board: Board, target: Target, file: Exported, plan: Plan, split: Split, *, count: int
-) -> Score | None:
-    """Share of some images that a board classifies rightly; None for a task without classes.
+    board: Board, target: Target, file: Exported, plan: Plan, task: Task, *, count: int
+) -> Score:
+    """The task's metric of what a board computes for some images of the validation split.
 
     Args:
         board: The board of the target.
         target: How it is run there.
         file: A trained file.
         plan: Sets how long it may take.
-        split: Where the images come from; independent examples, evenly spread.
+        task: Whose images and metric; independent examples, evenly spread.
         count: How many images.
 
     Raises:
+        TrainingError: If the metric is undefined on them.
         CandidateError, BoardError: As :func:`compare_on_board`.
     """
-    if split.labels.ndim != 1 or split.labels.dtype != np.int64:
-        return None
+    split = task.splits().validation
     rows = np.linspace(0, split.examples - 1, min(count, split.examples)).round().astype(int)
-    logits = logits_on_board(board, target, file, plan, split.normalisation(split.pixels[rows]))
-    right = int((logits.argmax(1) == split.labels[rows]).sum())
-    return Score(right / len(rows), len(rows))
+    sample = Split(split.pixels[rows], split.labels[rows], split.normalisation)
+    outputs = logits_on_board(board, target, file, plan, sample.images)
+    return scored(task, outputs, sample, file.artifact.sha256)

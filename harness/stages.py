@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harness import checkpoints
@@ -25,9 +27,9 @@ from harness.verify import check_on_board
 from results import plots, report, table
 from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
-from results.errors import CandidateError, PreflightError
+from results.errors import CandidateError, PreflightError, TrainingError
 from results.evaluations import evaluations, history
-from results.records import Evaluation, Target
+from results.records import Evaluation, Score, Target
 from results.statistics import judge
 from results.store import Run
 from search.learning_curve_stopping import StopsEarly
@@ -181,10 +183,15 @@ def _score(rig: Rig, board: Board, member: Member, file: Exported) -> None:
     key = f"{member.evaluation.trial.number}/{member.target.name}"
     if board.origin == "replayed" or rig.study.check_outputs == "none" or rig.run.get("scored_on_board", key):
         return
-    split = rig.task.splits().validation
-    score = score_on_board(board, member.target, file, rig.study.confirm, split, count=SCORED_IMAGES)
-    if score is not None:
-        rig.run.append("scored_on_board", key, {"score": to_json(score)})
+    if rig.task.whole_split:
+        return
+    plan = rig.study.confirm
+    try:
+        score = score_on_board(board, member.target, file, plan, rig.task, count=SCORED_IMAGES)
+    except TrainingError as error:  # nothing else hangs on this score
+        rig.watcher.note(f"  {key} has no score of the board's own: {error}")
+        return
+    rig.run.append("scored_on_board", key, {"score": to_json(score)})
 
 
 def _check(rig: Rig, member: Member, file: Exported) -> None:
@@ -210,19 +217,30 @@ def trained_files(rig: Rig, evaluation: Evaluation) -> TrainedFiles:
 
 
 def _test(rig: Rig, number: int) -> None:
-    """Scores a confirmed trial on the test split, which no decision ever sees."""
+    """Scores a confirmed trial on the test split, which no decision ever sees.
+
+    Where the metric is undefined there, that is what is stored, with its reason.
+    """
     if rig.run.get("tested", str(number)) is not None:
         return
     evaluation = next(e for e in evaluations(rig.run) if e.trial.number == number)
     network = rig.space.build(evaluation.trial.proposal.architecture)
     weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
-    scores = {"fp32": [evaluate(network, weights, rig.task, "test")]}
     files = trained_files(rig, evaluation)
+    ways: dict[str, list[Callable[[], Score]]] = {
+        "fp32": [lambda: evaluate(network, weights, rig.task, "test")]
+    }
     for kind in kinds_of(rig.targets_of(evaluation.trial)):
         if kind.precision != "fp32":
-            scores.setdefault(kind.precision, []).append(files.score(kind, "test"))
-    accuracy = {name: to_json(worst(each, rig.task.maximise)) for name, each in scores.items()}
-    rig.run.append("tested", str(number), {"accuracy": accuracy})
+            ways.setdefault(kind.precision, []).append(partial(files.score, kind, "test"))
+    accuracy, undefined = {}, {}
+    for name, each in ways.items():
+        try:
+            accuracy[name] = to_json(worst((score() for score in each), rig.task.maximise))
+        except TrainingError as error:
+            undefined[name] = str(error)
+            rig.watcher.note(f"  trial {number} has no test score ({name}): {error}")
+    rig.run.append("tested", str(number), {"accuracy": accuracy, "undefined": undefined})
 
 
 def write_results(rig: Rig, folder: Path) -> None:

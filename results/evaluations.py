@@ -36,6 +36,7 @@ class TrialRecords:
         confirmed: By target name, with trained weights over fresh agents.
         refuted: Why a trained file could not be confirmed, by target name.
         tested: Score on the test split by precision.
+        undefined: Why there is no such score, by precision.
         on_board: Score of a sample of the validation split, computed on the board, by target name.
     """
 
@@ -57,6 +58,7 @@ class TrialRecords:
     confirmed: dict[str, Measurement] = field(default_factory=dict)
     refuted: dict[str, str] = field(default_factory=dict)
     tested: dict[str, Score] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
     on_board: dict[str, Score] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
@@ -214,6 +216,7 @@ def _on_board(known: TrialRecords, record: Record, rest: str) -> None:
 
 def _tested(known: TrialRecords, record: Record, _: str) -> None:
     known.tested = _scores(record.body)
+    known.undefined = {name: str(reason) for name, reason in record.body.get("undefined", {}).items()}
 
 
 def _scores(body: Any) -> dict[str, Score]:

@@ -49,10 +49,13 @@ def fronts(
         points: Intervals, shape ``(n, m)``.
         maximise: Whether more is better, shape ``(m,)``.
         feasible: Whether each point certainly keeps all limits, shape ``(n,)``; None if all do.  A point
-            of which that is unclear cannot be on the certain front, and cannot certainly dominate.
+            of which that is unclear cannot be on the certain front, and cannot certainly dominate; nor can
+            one that has no interval in some objective.
     """
     best, worst, nominal = _turned(points, maximise)
-    certain = np.ones(len(points), bool) if feasible is None else np.asarray(feasible, dtype=bool)
+    certain = np.array([all(figure.is_known for figure in row) for row in points], dtype=bool)
+    if feasible is not None:
+        certain &= np.asarray(feasible, dtype=bool)
     return Fronts(
         certain=tuple(i for i in _undominated(best, worst) if certain[i]),
         possible=_undominated(np.where(certain[:, None], worst, np.inf), best),

@@ -5,6 +5,7 @@ The vertical axis is the accuracy by which the front was chosen (validation spli
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -201,7 +202,7 @@ def _draw_points(
         [x.value for x, _ in points],
         [y.value for _, y in points],
         xerr=[[x.value - x.low for x, _ in points], [x.high - x.value for x, _ in points]],
-        yerr=[[y.value - y.low for _, y in points], [y.high - y.value for _, y in points]],
+        yerr=[[_reach(y, y.low) for _, y in points], [_reach(y, y.high) for _, y in points]],
         fmt="o",
         color=colour,
         markerfacecolor=colour if filled else "white",
@@ -211,6 +212,11 @@ def _draw_points(
         label=label,
         zorder=5 if filled else 4,
     )
+
+
+def _reach(figure: Interval, end: float) -> float:
+    """Length of an error bar; NaN, of which nothing is drawn, where there is no interval."""
+    return abs(figure.value - end) if figure.is_known else math.nan
 
 
 def _draw_titles(
@@ -237,9 +243,13 @@ def _details(measurement: Measurement, members: Sequence[Member]) -> str:
         f"{ran_on.runtime} {ran_on.version}, {measurement.artifact.precision}, threads: {ran_on.threads}",
         measurement.origin,
         f"{confirmed} of {len(members)} confirmed",
-        "bars: 95 % intervals",
+        "bars: 95 % intervals" if _with_intervals(members) else "no interval of the vertical axis",
     )
     return "  ·  ".join(parts)
+
+
+def _with_intervals(members: Sequence[Member]) -> bool:
+    return all(m.candidate.figures[0].is_known for m in members)
 
 
 def _label(axes: Axes, members: list[Member], scale: float) -> None:

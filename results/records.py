@@ -369,11 +369,21 @@ class Score:
         value: Value of the task's metric, such as accuracy in 0..1.
         examples: Number of independent examples behind it.
         proportion: Whether ``value`` is a share of ``examples`` (then it has a Wilson interval).
+        resampled: Value on each bootstrap sample of the examples, for a metric that is no share.
+        left_out: Value without each part of the examples in turn (jackknife), for the same.
+        no_interval: Why there are neither, where there are none.
     """
 
     value: float
     examples: int
     proportion: bool = True
+    resampled: tuple[float, ...] = ()
+    left_out: tuple[float, ...] = ()
+    no_interval: str = ""
+
+    def of_value(self, value: float) -> Score:
+        """Another value of the same examples; a metric that is no share has no interval there."""
+        return Score(value, self.examples, self.proportion)
 
 
 # --------------------------------------------------------------------------- what is wanted
@@ -381,7 +391,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; ``low <= value <= high``."""
+    """A figure with its 95 % interval; ``low <= value <= high``, infinite where it has no interval."""
 
     low: float
     value: float
@@ -390,6 +400,11 @@ class Interval:
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"an interval needs low <= value <= high, got {self}")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval around the value; without one nothing is certain."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)

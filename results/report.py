@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy, loading, untrained
+from results import energy, loading, scores, untrained
 from results.across_targets_report import across_targets
 from results.deployments_report import deployments
 from results.errors import StoreError
@@ -33,8 +33,9 @@ SHOWN_CLOSEST = 5
 _READING = """
 - Fronts are per target, unless they say that they are of several. Figures of different targets, environments
   or origins are never ranked together.
-- Intervals are 95 %: of latency over separate processes, of accuracy over the examples (Wilson). They do not
-  contain the spread between trainings with other seeds, or between two boards of one model.
+- Intervals are 95 %: of latency over separate processes, of accuracy over the examples (Wilson), and so are
+  those of other metrics (BCa bootstrap). What has no interval is never certain. They do not contain the
+  spread between trainings with other seeds, or between two boards of one model.
 - The search saw the validation split only, and the front is chosen by it; `test` accuracies were scored
   afterwards and play no part in the choice.
 - The *certain* front holds what nothing can dominate within the intervals, the *possible* front what nothing
@@ -197,7 +198,37 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
         "with trained weights in fresh processes; only confirmed figures are final."
     )
     shared = [f"All of them have {describe(common)}."] if common else []
-    return [table([name.replace("_", " ") for name in header.split()], rows), *shared, note]
+    shown = [t for t in known.trials if t.trial.number in set(here["trial"])]
+    return [
+        table([name.replace("_", " ") for name in header.split()], rows),
+        *shared,
+        note,
+        *_missing_scores(shown, target.precision),
+    ]
+
+
+def _missing_scores(members: Sequence[TrialRecords], precision: str) -> list[str]:
+    """Why members of a front have no test score, and why scores have no interval."""
+    untested: dict[str, list[int]] = {}
+    unbounded: dict[str, list[int]] = {}
+    for trial in members:
+        if precision in trial.undefined:
+            untested.setdefault(_last_line(trial.undefined[precision]), []).append(trial.trial.number)
+        score = trial.tested.get(precision) or trial.accuracy.get(precision)
+        if reason := "" if score is None else scores.why_no_interval(score):
+            unbounded.setdefault(reason, []).append(trial.trial.number)
+    texts = [(f"No test score of {_trials(n)}, so validation is shown: {r}.", n) for r, n in untested.items()]
+    texts += [(f"No interval of the score of {_trials(n)}: {r}.", n) for r, n in unbounded.items()]
+    return [text for text, _ in sorted(texts, key=lambda item: item[1])]
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _last_line(text: str) -> str:
+    """What an error says in the end, without the hash of the candidate."""
+    return re.sub(r"^[0-9a-f]{4,64}: ", "", text.strip().splitlines()[-1]).rstrip(".")
 
 
 def _common(architectures: Sequence[Mapping[str, Option]]) -> dict[str, Option]:
@@ -212,6 +243,8 @@ def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None or value != value:
         return "unknown"
+    if low is None or low != low:
+        return f"{value:{form}} (no interval)"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 

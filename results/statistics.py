@@ -54,7 +54,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from results import detectors, energy
+from results import detectors, energy, scores
 from results.conditions import remarks
 from results.errors import ConfigError, unknown_name
 from results.records import Evaluation, Interval, Limit, Measurement, Metric, Plan, Score, Session
@@ -62,7 +62,7 @@ from results.records import Evaluation, Interval, Limit, Measurement, Metric, Pl
 Floats = NDArray[np.float64]
 Decision = Literal["met", "broken", "unclear", "unknown"]
 
-CONFIDENCE = 0.95
+CONFIDENCE = scores.CONFIDENCE
 UNKNOWN_SPREAD = 2.0
 """Factor by which one session of unknown spread is taken to be off, either way."""
 
@@ -82,7 +82,8 @@ METRICS = ("accuracy", *QUANTILES, "energy", "peak_memory", "size", "macs", "par
 def value(evaluation: Evaluation, metric: Metric, confidence: float = CONFIDENCE) -> Interval | None:
     """A figure of an evaluation with its interval, in SI units; None where it is not known.
 
-    * ``accuracy``: validation score at the precision of the metric's targets, ``fp32`` without targets.
+    * ``accuracy``: validation score at the precision of the metric's targets, ``fp32`` without targets; see
+      :mod:`results.scores`.
     * ``latency_p50`` (``p90``, ``p99``): see :func:`latency` [s].
     * ``peak_memory``: greatest of the sessions, from the least to the greatest of them [bytes].
     * ``size``: of the file that was measured; without targets, of the largest file written [bytes].
@@ -152,21 +153,7 @@ def _exact(number: float | None) -> Interval | None:
 
 
 def _score(score: Score | None, confidence: float) -> Interval | None:
-    return None if score is None else wilson(score, confidence)
-
-
-def wilson(score: Score, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a score that is a share of independent examples (Wilson 1927, no continuity correction).
-
-    A score that is no proportion has no interval that follows from it and stands for itself.
-    """
-    p, n = score.value, score.examples
-    if not score.proportion or n < 1:
-        return Interval(p, p, p)
-    z2 = float(special.ndtri(0.5 + confidence / 2)) ** 2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2) / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(max(0.0, min(p, centre - half)), p, min(1.0, max(p, centre + half)))
+    return None if score is None else scores.interval(score, confidence)
 
 
 # --------------------------------------------------------------------------- figures of a measurement

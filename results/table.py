@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy, loading
+from results import energy, loading, scores
 from results.across_targets import front_across_targets, spans_targets
 from results.conditions import summary
 from results.errors import StoreError
@@ -28,7 +28,6 @@ from results.statistics import (
     peak_memory,
     value,
     violation,
-    wilson,
 )
 from results.store import Run
 
@@ -335,7 +334,7 @@ def iso(seconds: float) -> str:
 
 
 def _score_columns(name: str, score: Score | None) -> dict[str, float | None]:
-    return _columns(name, None if score is None else wilson(score), 1.0)
+    return _columns(name, None if score is None else scores.interval(score), 1.0)
 
 
 def _columns(name: str, interval: Interval | None, factor: float) -> dict[str, float | None]:
@@ -343,8 +342,8 @@ def _columns(name: str, interval: Interval | None, factor: float) -> dict[str, f
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {
         name: interval.value * factor,
-        f"{name}_low": interval.low * factor,
-        f"{name}_high": interval.high * factor,
+        f"{name}_low": interval.low * factor if interval.is_known else None,
+        f"{name}_high": interval.high * factor if interval.is_known else None,
     }
 
 

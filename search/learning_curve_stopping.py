@@ -135,8 +135,8 @@ def _modelled(evaluation: Evaluation, ends: float) -> dict[str, Score]:
     """Scores of all precisions moved by what the curve would still have gained."""
     gain = ends - evaluation.accuracy["fp32"].value
     return {
-        name: replace(
-            score, value=min(1.0, max(0.0, score.value + gain)) if score.proportion else score.value + gain
+        name: score.of_value(
+            min(1.0, max(0.0, score.value + gain)) if score.proportion else score.value + gain
         )
         for name, score in evaluation.accuracy.items()
     }

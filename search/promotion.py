@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,4 +100,4 @@ def moved(score: Score, gain: float) -> Score:
     if gain == 0.0:
         return score
     raised = log_odds(score) + gain
-    return replace(score, value=1 / (1 + math.exp(-raised)) if score.proportion else raised)
+    return score.of_value(1 / (1 + math.exp(-raised)) if score.proportion else raised)

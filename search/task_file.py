@@ -48,6 +48,7 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
         maximise=getattr(module, "MAXIMISE", True),
         loss=loss,
         measure=measure,
+        whole_split=getattr(module, "WHOLE_SPLIT", False),
         trainer=trainer,
     )
 
@@ -102,7 +103,13 @@ def _function(module: ModuleType, name: str, path: Path) -> Any:
 
 
 def _check_constants(module: ModuleType, path: Path) -> None:
-    wanted = {"OUTPUTS": int, "METRIC": str, "MAXIMISE": bool, "CREDITS": (list, tuple)}
+    wanted = {
+        "OUTPUTS": int,
+        "METRIC": str,
+        "MAXIMISE": bool,
+        "WHOLE_SPLIT": bool,
+        "CREDITS": (list, tuple),
+    }
     for name, kind in wanted.items():
         if not isinstance(getattr(module, name, None), (type(None), kind)):  # type: ignore[arg-type]
             raise DataError(f"{path}: {name} is {getattr(module, name)!r}, of the wrong type")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from results.errors import DataError
 from results.records import Score
+from search import bootstrap
 from search.network import Shape
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class TaskFile(Protocol):
     """What the Python file of a task must define; everything else in it is optional.
 
     Optional functions: ``loss`` (:class:`Loss`), ``metric`` (:class:`Measure`) and ``train``
-    (:class:`Trainer`).  Optional constants: ``OUTPUTS``, ``METRIC``, ``MAXIMISE`` and ``CREDITS``.  See
-    docs/own-data.md.
+    (:class:`Trainer`).  Optional constants: ``OUTPUTS``, ``METRIC``, ``MAXIMISE``, ``WHOLE_SPLIT``
+    and ``CREDITS``.  See docs/own-data.md.
     """
 
     @property
@@ -166,6 +167,7 @@ class Task:
         augmentation: Random changes to training images.
         loss: None for cross entropy.
         measure: Value of the metric; None for accuracy.
+        whole_split: Whether ``measure`` means nothing on a sample of a split, so that it has no interval.
         trainer: None for Boardwise's own recipe.
     """
 
@@ -178,6 +180,7 @@ class Task:
     augmentation: Augmentation = Augmentation()
     loss: Loss | None = None
     measure: Measure | None = None
+    whole_split: bool = False
     trainer: Trainer | None = None
 
     @property
@@ -189,9 +192,21 @@ class Task:
         """Training, validation (what a search sees) and test (what a report shows)."""
         return self.data
 
-    def score(self, outputs: NDArray[np.float32], split: Split) -> Score:
-        """How good the outputs ``(variants * n, outputs)`` on a split are."""
-        if self.measure is not None:
-            return Score(float(self.measure(outputs, split.labels)), split.examples, proportion=False)
-        right = int((outputs.argmax(1) == split.labels).sum())
-        return Score(right / len(split.labels), split.examples)
+    def score(self, outputs: NDArray[np.float32], split: Split, *, with_interval: bool = True) -> Score:
+        """How good the outputs ``(variants * n, outputs)`` on a split are.
+
+        Args:
+            outputs: Of the network.
+            split: Targets of the same rows.
+            with_interval: Whether its interval is wanted too; that of a metric of the user's own takes
+                :data:`search.bootstrap.SAMPLES` calls.
+        """
+        if self.measure is None:
+            right = int((outputs.argmax(1) == split.labels).sum())
+            return Score(right / len(split.labels), split.examples)
+        score = Score(float(self.measure(outputs, split.labels)), split.examples, proportion=False)
+        if not with_interval or not math.isfinite(score.value):
+            return score
+        if self.whole_split:
+            return replace(score, no_interval="the task says that its metric needs the whole split")
+        return bootstrap.with_samples(score, self.measure, outputs, split)

@@ -25,7 +25,7 @@ from search.datasets import load_task
 from search.module import load_weights, to_module, weights_of
 from search.network import Network, initial_weights
 from search.task_file import last_lines
-from search.tasks import Normalisation, SplitName, Task
+from search.tasks import Normalisation, Split, SplitName, Task
 from search.training_checkpoint import Checkpoint
 from search.training_run import (
     Inputs,
@@ -154,11 +154,17 @@ def evaluate(network: Network, weights: Weights, task: Task, split: SplitName) -
         ArchitectureError: If the weights are those of another network.
     """
     data = task.data[split]
-    with repeatable(0), _blamed_on(network.fingerprint):
+    with repeatable(0), _blamed_on(network.fingerprint, "the scoring"):
         outputs = outputs_of(
             _module(network, weights), Inputs(data.pixels, data.normalisation, _size(network))
         )
         return checked_score(task, outputs, data, network.fingerprint)
+
+
+def scored(task: Task, outputs: NDArray[np.float32], split: Split, candidate: str) -> Score:
+    """Score of the outputs of a file of a candidate on a split; errors as :func:`evaluate`."""
+    with _blamed_on(candidate, "the scoring"):
+        return checked_score(task, outputs, split, candidate)
 
 
 def predict(network: Network, weights: Weights, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -257,14 +263,14 @@ def repeatable(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blamed_on(candidate: str) -> Iterator[None]:
+def _blamed_on(candidate: str, what: str = "the training") -> Iterator[None]:
     """Whatever PyTorch or the task's own code raises is the candidate's fault."""
     try:
         yield
     except BoardwiseError:
         raise
     except Exception as error:
-        raise TrainingError(candidate, f"the training raised:\n{last_lines(error)}") from error
+        raise TrainingError(candidate, f"{what} raised:\n{last_lines(error)}") from error
 
 
 @contextlib.contextmanager

@@ -236,7 +236,7 @@ class TrainingRun:
             TrainingError: If the outputs are not finite, or the time limit has passed.
             Stopped: If whoever watches wants no further epoch.
         """
-        value = self.validate().value
+        value = self.validate(with_interval=False).value
         self.curve.append(value)
         self._checkpoint.save(self.curve, self.training_s)
         if self._on_epoch is not None and self._on_epoch(len(self.curve), value):
@@ -244,10 +244,10 @@ class TrainingRun:
         self._check_time()
         return value
 
-    def validate(self) -> Score:
+    def validate(self, *, with_interval: bool = True) -> Score:
         """Score of the module as it is on the validation split."""
-        outputs = outputs_of(self._module, self._validation)
-        return checked_score(self.task, outputs, self.task.data.validation, self._limits.candidate)
+        outputs, split = outputs_of(self._module, self._validation), self.task.data.validation
+        return checked_score(self.task, outputs, split, self._limits.candidate, with_interval=with_interval)
 
     def check_finite(self, loss: float) -> None:
         """Raises TrainingError if a loss is not finite."""
@@ -265,15 +265,17 @@ class TrainingRun:
             )
 
 
-def checked_score(task: Task, outputs: NDArray[np.float32], split: Split, candidate: str) -> Score:
-    """The task's score of outputs.
+def checked_score(
+    task: Task, outputs: NDArray[np.float32], split: Split, candidate: str, *, with_interval: bool = True
+) -> Score:
+    """The task's score of outputs, see :meth:`search.tasks.Task.score`.
 
     Raises:
         TrainingError: If outputs or score are not finite.
     """
     if not np.isfinite(outputs).all():
         raise TrainingError(candidate, "diverged: its outputs are not finite")
-    score = task.score(outputs, split)
+    score = task.score(outputs, split, with_interval=with_interval)
     if not math.isfinite(score.value):
         raise TrainingError(candidate, f"the metric {task.metric!r} gave {score.value}")
     return score

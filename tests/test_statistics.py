@@ -11,6 +11,7 @@ from scipy import signal, stats
 
 from results.errors import ConfigError
 from results.records import Conditions, Environment, Interval, Limit, Metric, Plan, Score
+from results.scores import wilson
 from results.statistics import (
     Spread,
     decide,
@@ -22,7 +23,6 @@ from results.statistics import (
     spread,
     value,
     violation,
-    wilson,
 )
 from tests.fixtures_results import HOST, PI, make_evaluation, make_measurement, make_session, simulated
 
@@ -231,10 +231,6 @@ def test_wilson_gives_the_published_values(successes: int, low: float, high: flo
     interval = wilson(Score(successes / 263, 263))
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
     assert interval.low <= successes / 263 <= interval.high
-
-
-def test_a_score_that_is_no_proportion_stands_for_itself() -> None:
-    assert wilson(Score(12.5, 100, proportion=False)) == Interval(12.5, 12.5, 12.5)
 
 
 def test_every_metric_of_an_evaluation() -> None:
