@@ -12,6 +12,7 @@ from typing import Any
 from devices.registry import Lab
 from harness import config
 from harness.bench import PATIENCE_S, options_of
+from harness.exit_codes import Exit
 from harness.export import Exported
 from harness.host import Host
 from harness.host_trust import ask_secret
@@ -19,7 +20,7 @@ from harness.measure import Job, measure_together
 from harness.sources import parse_shapes, source
 from harness.study import BENCH
 from results.codec import to_json
-from results.comparison import Comparison, compare, sentence
+from results.comparison import SAME, Comparison, agents_needed, compare, sentence
 from results.errors import ConfigError
 from results.records import FORMATS, Measurement, Target
 from results.statistics import judge
@@ -40,7 +41,7 @@ class Side:
 
 
 def compare_command(args: argparse.Namespace) -> int:
-    """Measures both in turns, says what differs, and stores it."""
+    """Measures both in turns, says what differs, and stores it; exit code 4 where it cannot be told."""
     a, b = (_side(text, args) for text in (args.a, args.b))
     if a.file.artifact.file_format != b.file.artifact.file_format:
         raise ConfigError(f"{a.name} and {b.name} are files of two formats, so no one target runs both")
@@ -66,23 +67,28 @@ def _say(args: argparse.Namespace, a: Side, b: Side, measured: list[Measurement]
     names = ("A", "B") if a.name == b.name else (a.name, b.name)
     text = sentence(found, *names)
     _keep(args.runs / "compare", names, measured)
+    code = Exit.UNJUDGED if found.verdict == "cannot tell" else Exit.FINE
     if args.json:
         print(json.dumps(_as_json(found, text, names, measured), indent=2))
-        return 0
+        return code
     print(text)
     for reason in found.reasons:
-        print(f"  noisy: {reason}")
-    return 0
+        print(f"  {'invalid' if found.invalid else 'noisy'}: {reason}")
+    return code
 
 
 def _as_json(
     found: Comparison, text: str, names: tuple[str, str], measured: list[Measurement]
 ) -> dict[str, Any]:
     return {
+        "verdict": found.verdict,
         "sentence": text,
         "ratio": to_json(found.ratio),
         "p": found.p,
         "agents": found.pairs,
+        "same_within": SAME,
+        "spread_between_agents": found.spread,
+        "agents_needed_estimated": agents_needed(found) if found.verdict == "cannot tell" else None,
         "files": {
             name: {"sha256": m.artifact.sha256, "verdict": judge(m).state}
             for name, m in zip(names, measured, strict=True)

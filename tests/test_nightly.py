@@ -97,12 +97,16 @@ def test_what_is_not_reached_is_said(folder: Path, capsys: pytest.CaptureFixture
 
 def test_two_files_are_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small, big = str(folder / "small.onnx"), str(folder / "big.onnx")
-    assert run(folder, "compare", small, big, "--on", "desk", "--agents", "3", "--json") == 0
+    code = run(folder, "compare", small, big, "--on", "desk", "--agents", "3", "--json")
     found = json.loads(capsys.readouterr().out)
     assert found["ratio"]["value"] > 2  # 16 times the pixels
-    assert "big.onnx is" in found["sentence"]
-    assert "slower than small.onnx" in found["sentence"]
     assert found["agents"] == 3
+    if code == 0:
+        assert found["verdict"] == "different"
+        assert "big.onnx takes" in found["sentence"]
+        assert "times as long as small.onnx" in found["sentence"]
+    else:  # on a very busy machine
+        assert (code, found["verdict"]) == (4, "cannot tell")
 
 
 @pytest.mark.parametrize(
