@@ -25,8 +25,11 @@ if len(_HOMES) != 1:
 from results.errors import BoardwiseError  # noqa: E402
 
 
-class Interrupted(BaseException):
-    """A signal asked the program to end; carries its number.  Not an Exception, like KeyboardInterrupt."""
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end; carries its number.
+
+    A plain ``KeyboardInterrupt`` is raised by nobody but a user's own code, while a command runs.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -65,25 +68,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BoardwiseError as error:
         print(f"boardwise: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, Interrupted) as stopped:
-        number = getattr(stopped, "number", signal.SIGINT)
-        print(f"boardwise: stopped by {signal.Signals(number).name}; nothing stored is lost", file=sys.stderr)
-        return 128 + number
+    except Interrupted as stopped:
+        name = signal.Signals(stopped.number).name
+        print(f"boardwise: stopped by {name}; nothing stored is lost", file=sys.stderr)
+        return 128 + stopped.number
     except BrokenPipeError:
         # The reader of our output has gone; keep Python from complaining once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseException as error:
+        from search.user_code import users_lines
+
+        lines = users_lines(error)
+        if lines is None:
+            raise  # a mistake of ours: the whole traceback helps to mend it
+        print(f"boardwise: code of your own raised:\n{lines}", file=sys.stderr)
         return 1
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as cleanly as Ctrl-C does; a SIGHUP ignored by nohup stays ignored."""
+    """Ctrl-C, SIGTERM and SIGHUP end a command equally cleanly; a SIGHUP ignored by nohup stays ignored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
     before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, stop)
     try:

@@ -34,7 +34,7 @@ from search.datasets import load_task
 from search.joint import JointSpace
 from search.recipe import check_recipe
 from search.space import SearchSpace
-from search.space_file import space_file
+from search.space_file import guarded, space_file
 from search.strategy import Strategy
 from search.tasks import Task
 
@@ -82,8 +82,19 @@ def _space_kind(name: str) -> type[Any]:
         from search.module_space import module_space  # imports torch.fx, which other spaces do not need
 
         return module_space(name)
-    kind: type[Any] = plugins.load("spaces", name).Space
-    return kind
+    kind = _class_of("spaces", name, SearchSpace)
+    ours = kind.__module__.startswith(f"{plugins.PACKAGES['spaces']}.")
+    return kind if ours else guarded(kind, f"space {name!r}")
+
+
+def _class_of(folder: str, name: str, base: type[Any]) -> type[Any]:
+    """The class that a plug-in is to define: ``Space`` or ``Strategy``."""
+    called = "Space" if folder == "spaces" else "Strategy"
+    found = getattr(plugins.load(folder, name), called, None)
+    if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
+        wanted = f"class {called} with all methods of a {base.__module__}.{base.__name__}"
+        raise ConfigError(f"{name!r}: its module defines no {wanted}")
+    return found
 
 
 def strategy_of(study: Study, space: SearchSpace) -> Strategy:
@@ -91,7 +102,7 @@ def strategy_of(study: Study, space: SearchSpace) -> Strategy:
     with _table(study, "strategy"):
         name, _, sampler = study.strategy.name.partition(":")  # optuna:TPESampler
         options = dict(study.strategy.options) | ({"sampler": sampler} if sampler else {})
-        kind = plugins.load("strategies", name).Strategy
+        kind = _class_of("strategies", name, Strategy)
         _check_options(kind, Named(name, options), "strategy")
         strategy: Strategy = kind(space, study.problem, fidelity=study.fidelity, seed=study.seed, **options)
         return strategy

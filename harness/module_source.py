@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 from torch import Tensor, nn
 
-from results.errors import BoardwiseError, ConfigError
-from search.task_file import last_lines
+from results.errors import ConfigError
+from search.user_code import blamed
 
 TOLERANCE = 1e-3
 """Largest difference from PyTorch's outputs, as a share of the largest; any operators may be in there."""
@@ -50,13 +50,8 @@ def exported(text: str, file_format: str) -> bytes:
     """
     place, _, name = text.rpartition(":")
     module, example = _returned(_imported(place), name, text)
-    with torch.inference_mode():
-        try:
-            expected = module(*example)
-        except Exception as error:  # whatever the user's own code raises
-            raise ConfigError(
-                f"{text}: the module does not take its example:\n{last_lines(error)}"
-            ) from error
+    with torch.inference_mode(), blamed(f"{text}: the module does not take its example", ConfigError):
+        expected = module(*example)
     write, run = (_litert, _by_litert) if file_format == "tflite" else (_onnx, _by_onnxruntime)
     data = write(module, example, text)
     _compare(run(data, example, text), expected, text)
@@ -65,7 +60,7 @@ def exported(text: str, file_format: str) -> bytes:
 
 def _imported(place: str) -> ModuleType:
     path = Path(place).expanduser()
-    try:
+    with blamed(f"{place}: cannot be imported", ConfigError):
         if path.suffix != ".py":
             sys.path.insert(0, str(Path.cwd()))
             try:
@@ -78,10 +73,6 @@ def _imported(place: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
         spec.loader.exec_module(module)
-    except BoardwiseError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise ConfigError(f"{place}: cannot be imported:\n{last_lines(error)}") from error
     return module
 
 
@@ -89,12 +80,8 @@ def _returned(place: ModuleType, name: str, text: str) -> tuple[nn.Module, tuple
     function = getattr(place, name, None)
     if not callable(function):
         raise ConfigError(f"{text}: {place.__name__} has no function {name!r}")
-    try:
+    with blamed(f"{text} raised", ConfigError):
         found = function()
-    except BoardwiseError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise ConfigError(f"{text} raised:\n{last_lines(error)}") from error
     wanted = f"{text} is to return (module, example): an nn.Module and a tensor or a tuple of tensors"
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], nn.Module):
         raise ConfigError(f"{wanted}; it returned a {type(found).__name__}")
@@ -112,13 +99,16 @@ def _onnx(module: nn.Module, example: tuple[Tensor, ...], text: str) -> bytes:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # about what it skips, opsets and its own future
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        with (
+            blamed(f"{text}: torch.onnx.export failed", ConfigError),
+            tempfile.TemporaryDirectory() as folder,
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             path = Path(folder) / "model.onnx"
             torch.onnx.export(module, example, path, verbose=False, **options)
             return path.read_bytes()
-    except Exception as error:  # the exporter raises whatever it stumbles over
-        raise ConfigError(f"{text}: torch.onnx.export failed:\n{last_lines(error)}") from error
     finally:
         logging.disable(level)
 
@@ -132,10 +122,8 @@ def _litert(module: nn.Module, example: tuple[Tensor, ...], text: str) -> bytes:
     litert = importlib.import_module(_LITERT)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        try:
+        with blamed(f"{text}: litert-torch failed", ConfigError):
             litert.convert(module, example).export(str(path))
-        except Exception as error:  # the converter raises whatever it stumbles over
-            raise ConfigError(f"{text}: litert-torch failed:\n{last_lines(error)}") from error
         return path.read_bytes()
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from types import ModuleType
 
 from results.errors import ConfigError, unknown_name
+from search.user_code import blamed, installed
 
 PACKAGES = {
     "spaces": "search.spaces",
@@ -34,13 +35,15 @@ def load(folder: str, name: str) -> ModuleType:
     """The module of a plug-in.
 
     Raises:
-        ConfigError: If there is none of that name, with the nearest that there are.
+        ConfigError: If there is none of that name, with the nearest that there are, or it cannot be imported.
     """
     for point in _entry_points(folder):
         if point.name == name:
-            module = point.load()
+            with blamed(f"entry point {point.name} = {point.value!r} of boardwise.{folder}", ConfigError):
+                module = point.load()
             if not isinstance(module, ModuleType):
                 raise ConfigError(f"entry point {point.value!r} of boardwise.{folder} is not a module")
+            installed(module)
             return module
     if name not in known(folder):
         raise ConfigError(

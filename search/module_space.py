@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from results.errors import ArchitectureError, BoardwiseError, ConfigError, unknown_name
+from results.errors import ArchitectureError, ConfigError, unknown_name
 from results.records import Architecture, Option
 from search.module_graph import network_of
 from search.network import Network, Shape
 from search.space import Decision, SearchSpace
-from search.task_file import executed, last_lines
+from search.task_file import executed
+from search.user_code import blamed, installed
 
 SEED = 0
 """Of the weights that the function draws; a search begins with weights of its own."""
@@ -90,7 +91,9 @@ class Space(SearchSpace):
 
     def _network(self, options: dict[str, Option]) -> Network:
         chosen = {name: options[name] for name in self._chosen}
-        network = network_of(self._module({**self._fixed, **chosen, **self._given}), self._input_shape)
+        module = self._module({**self._fixed, **chosen, **self._given})
+        with blamed(f"{self._text}: {type(module).__name__} raised", ArchitectureError):
+            network = network_of(module, self._input_shape)
         if network.shapes[network.output] != (self._classes,):
             found = network.shapes[network.output]
             raise ArchitectureError(
@@ -99,14 +102,9 @@ class Space(SearchSpace):
         return network
 
     def _module(self, arguments: dict[str, Any]) -> nn.Module:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(SEED)
-                found = self._function(**arguments)
-        except BoardwiseError:
-            raise
-        except Exception as error:  # whatever the user's own code raises
-            raise ArchitectureError(f"{self._text} raised:\n{last_lines(error)}") from error
+        with blamed(f"{self._text} raised", ArchitectureError), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            found = self._function(**arguments)
         module = found[0] if isinstance(found, tuple) and found else found  # (module, example): as for bench
         if not isinstance(module, nn.Module):
             raise ArchitectureError(f"{self._text} is to return an nn.Module, not a {type(found).__name__}")
@@ -118,12 +116,12 @@ def _function(text: str) -> Callable[..., Any]:
     path = Path(place)
     if path.suffix == ".py" and not path.is_file():
         raise ConfigError(f"{path}: no such file; the name of a space is a path relative to the study's file")
-    try:
-        module = executed(path, ConfigError) if path.suffix == ".py" else importlib.import_module(place)
-    except BoardwiseError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise ConfigError(f"{place}: cannot be imported:\n{last_lines(error)}") from error
+    if path.suffix == ".py":
+        module = executed(path, ConfigError)
+    else:
+        with blamed(f"{place}: cannot be imported", ConfigError):
+            module = importlib.import_module(place)
+        installed(module)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"{text}: {place} has no function {name!r}")

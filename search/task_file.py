@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from results.errors import BoardwiseError, ConfigError, DataError
+from results.errors import ConfigError, DataError
 from search.arrays import Dealing, splits_of
 from search.tasks import Task, TaskFile
-
-HOME = Path(__file__).parents[1]
-PACKAGES = ("results", "devices", "search", "harness")
+from search.user_code import blamed
 
 
 def task_file(path: Path, options: Mapping[str, Any]) -> Task:
@@ -53,27 +50,6 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
     )
 
 
-def last_lines(error: BaseException, lines: int = 6) -> str:
-    """The end of a traceback: what was raised, and where.
-
-    Our own lines between the user's tell the user nothing; they are shown only where there are no others.
-    """
-    trace = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in trace.stack if not _is_ours(frame.filename)]
-    if not frames and not isinstance(error, SyntaxError):  # that one says itself where it is
-        frames = list(trace.stack)
-    where = traceback.StackSummary.from_list(frames).format()
-    text = "".join([*where, *trace.format_exception_only()]).rstrip().splitlines()
-    return "\n".join(text[-lines:])
-
-
-def _is_ours(filename: str) -> bool:
-    """Whether a file is one of Boardwise's, or of what imports a user's file for it."""
-    if filename.startswith("<frozen importlib"):
-        return True
-    return any(Path(filename).is_relative_to(HOME / name) for name in PACKAGES)
-
-
 def executed(path: Path, kind: type[ConfigError]) -> ModuleType:
     """The module that a user's Python file defines; the error is of the kind asked for.
 
@@ -86,12 +62,8 @@ def executed(path: Path, kind: type[ConfigError]) -> ModuleType:
         raise kind(f"{path}: cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
-    try:
+    with blamed(f"{path}: cannot be executed", kind):
         spec.loader.exec_module(module)
-    except BoardwiseError:
-        raise
-    except Exception as error:
-        raise kind(f"{path}: cannot be executed:\n{last_lines(error)}") from error
     return module
 
 
@@ -119,12 +91,8 @@ def _check_constants(module: ModuleType, path: Path) -> None:
 
 
 def _called(module: TaskFile, options: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    try:
+    with blamed(f"{path}: data() raised", DataError):
         arrays = module.data(**options)
-    except BoardwiseError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: data() raised:\n{last_lines(error)}") from error
     if not isinstance(arrays, Mapping):
         raise DataError(f"{path}: data() is to return arrays by name, it returned a {type(arrays).__name__}")
     return arrays

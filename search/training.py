@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from results.errors import BoardwiseError, ConfigError, TrainingError
+from results.errors import ConfigError, TrainingError
 from results.records import Fidelity, Option, Score
 from search.datasets import load_task
 from search.module import load_weights, to_module, weights_of
 from search.network import Network, initial_weights
-from search.task_file import last_lines
 from search.tasks import Normalisation, Split, SplitName, Task
 from search.training_checkpoint import Checkpoint
 from search.training_run import (
@@ -37,6 +37,7 @@ from search.training_run import (
     one_cycle,
     outputs_of,
 )
+from search.user_code import blamed
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -265,12 +266,8 @@ def repeatable(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _blamed_on(candidate: str, what: str = "the training") -> Iterator[None]:
     """Whatever PyTorch or the task's own code raises is the candidate's fault."""
-    try:
+    with blamed(f"{what} raised", partial(TrainingError, candidate)):
         yield
-    except BoardwiseError:
-        raise
-    except Exception as error:
-        raise TrainingError(candidate, f"{what} raised:\n{last_lines(error)}") from error
 
 
 @contextlib.contextmanager

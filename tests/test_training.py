@@ -209,7 +209,7 @@ def test_shift_and_flip_move_pixels() -> None:
 def interrupted_after(epochs: int, path: Path) -> None:
     """A training whose process ends in the middle of the next epoch."""
 
-    class Killed(BaseException):
+    class Killed(KeyboardInterrupt):
         pass
 
     def on_epoch(epoch: int, score: float) -> None:
