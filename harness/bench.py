@@ -122,5 +122,7 @@ def _option(text: str) -> Option:
 def _plan(sessions: int | None) -> Plan:
     if sessions is None:
         return BENCH
+    if sessions < 1:
+        raise ConfigError(f"--sessions must be at least 1, got {sessions}")
     agents = min(BENCH.agents, sessions)
     return replace(BENCH, sessions=(sessions, max(sessions, BENCH.sessions[1])), agents=agents)

@@ -21,7 +21,8 @@ from harness.preflight import look_at
 from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
-from harness.study import Study, read_study, study_of
+from harness.resumption import stored_space, stored_study
+from harness.study import Study, read_study
 from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -42,8 +43,8 @@ def search(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
-        run = store.begin(folder.name, _run_config(study, task, space))
-        return _go_on(args, study, lab, store, run, folder)
+        run = store.begin(folder.name, run_config(study, task, space))
+        return _go_on(args, study, lab, run, folder, task)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -51,8 +52,10 @@ def resume(args: argparse.Namespace) -> int:
     folder = _folder(args)
     with Store.open(folder / STORE) as store:
         run = store.run(folder.name)
-        study = study_of(run.config["study"], folder / "study.toml")
-        return _go_on(args, study, Lab.load(args.lab), store, run, folder)
+        study = stored_study(run, folder / "study.toml")
+        task = config.task_of(study)
+        study, _ = stored_space(run, study, task)
+        return _go_on(args, study, Lab.load(args.lab), run, folder, task)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -124,17 +127,17 @@ def _where(study: Study) -> str:
     return " and on ".join(texts)
 
 
-def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:
+def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:
     if args.accept_noisy:
         study = dataclasses.replace(study, accept_noisy=True)
     watcher = _watcher(args, study)
-    with store.claim(run.name):
+    with run.store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
         watcher.stage("preflight: is every board fit to be measured?")
         for name in dict.fromkeys(target.device for target in study.targets):
             look_at(lab.entry(name), f"boardwise study {study.name}", watcher, ask_secret())
         try:
-            with config.open_rig(study, lab, store, run, watcher, ask_secret=ask_secret()) as rig:
+            with config.open_rig(study, lab, run, watcher, ask_secret=ask_secret(), task=task) as rig:
                 strategy = config.strategy_of(study, rig.space)
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
@@ -154,7 +157,8 @@ def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
     return LiveWatcher(study.problem, study.targets, expected)
 
 
-def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
+def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
+    """What is stored of a run when it begins."""
     return {
         "study": dict(study.source),
         "targets": to_json(study.targets),
