@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.registry import Lab
-from harness import config
+from harness import config, terminal
 from harness.deployment import require_room
 from harness.host import Host
 from harness.host_trust import ask_secret
@@ -68,7 +67,7 @@ def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measur
     path = folder / f"{name}.csv"
     table.write_csv(path, [row])
     if args.json:
-        print(json.dumps({**row, "csv": str(path)}, indent=2))
+        terminal.write_json({**row, "csv": str(path)})
     else:
         _print(row, path)
     return 0
@@ -81,16 +80,15 @@ def _run(store: Store) -> Run:
 
 
 def _print(row: dict[str, Any], path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table("what", "figure", title=f"{row['file']} on {row['device']}", title_justify="left")
     for key, value in row.items():
         if value not in (None, "") and value == value:
             grid.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    console = Console()
+    console = terminal.console()
     console.print(grid)
-    console.print(f"CSV: {path}", highlight=False, soft_wrap=True)
+    console.print(f"CSV: {path}", soft_wrap=True)
 
 
 def _runtime(file_format: str) -> str:

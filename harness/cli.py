@@ -22,6 +22,7 @@ _HOMES = {str(Path(spec.origin or "").parents[1]) for spec in _SPECS if spec is 
 if len(_HOMES) != 1:
     sys.exit(f"boardwise: its packages lie in {sorted(_HOMES)}; install it in an environment of its own")
 
+from harness.terminal import say  # noqa: E402
 from results.errors import BoardwiseError  # noqa: E402
 
 
@@ -66,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _signals():
             return int(args.command(args) or 0)
     except BoardwiseError as error:
-        print(f"boardwise: {error}", file=sys.stderr)
+        say(f"boardwise: {error}")
         return 1
     except Interrupted as stopped:
         name = signal.Signals(stopped.number).name
-        print(f"boardwise: stopped by {name}; nothing stored is lost", file=sys.stderr)
+        say(f"boardwise: stopped by {name}; nothing stored is lost")
         return 128 + stopped.number
     except BrokenPipeError:
         # The reader of our output has gone; keep Python from complaining once more at its end.

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import getpass
-import json
 import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness import emulate_cli
 from harness.host_trust import ask_secret, trust_host
+from harness.terminal import console
+from harness.terminal import say as _say
+from harness.terminal import write_json as _print_json
 
 if TYPE_CHECKING:
     from devices.agent_replies import BoardFacts
@@ -360,19 +361,9 @@ def _megabytes(size_bytes: int) -> str:
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Column, Table
-    from rich.text import Text
 
     table = Table(*(Column(title, overflow="fold") for title in header), box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+        table.add_row(*row)
+    console().print(table)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import select
 import socket
@@ -17,6 +16,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harness.terminal import console, write
+from harness.terminal import say as _say
+from harness.terminal import write_json as _print_json
 
 if TYPE_CHECKING:
     from devices.agent_replies import BoardFacts
@@ -85,11 +88,11 @@ def _start(args: argparse.Namespace) -> int:
         _print_json({"entry": dataclasses.asdict(lab.entry(entry.name)), "facts": dataclasses.asdict(facts)})
         return 0
     runtimes = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items())
-    print(f"{entry.name}: {facts.model}, {facts.os}, {runtimes}")
-    print(
+    write(f"{entry.name}: {facts.model}, {facts.os}, {runtimes}")
+    write(
         f"emulated ({facts.emulated}): figures are for emulated boards alone, they say nothing of real ones"
     )
-    print(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
+    write(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
     return 0
 
 
@@ -170,9 +173,9 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     for p in shown:
         ready = "image built" if p["image"] else "image not built yet"
-        print(f"{p['profile']:8} {p['title']}; {' and '.join(p['runtimes'])}; {ready}")
+        write(f"{p['profile']:8} {p['title']}; {' and '.join(p['runtimes'])}; {ready}")
     for b in boards:
-        print(f"board {b['name']}: {b['profile']}, {b['clock']} time, {b['state']}, {b['address']}")
+        write(f"board {b['name']}: {b['profile']}, {b['clock']} time, {b['state']}, {b['address']}")
     return 0
 
 
@@ -271,22 +274,18 @@ def _name(args: argparse.Namespace) -> str:
 @contextlib.contextmanager
 def _telling() -> Iterator[Say]:
     """Says what is going on: one moving line on a terminal, else a line each, on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
         yield _say
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=terminal, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda text: progress.update(task, description=text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))

@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from harness import terminal
 from harness.quantities import QUANTITIES, show
 from results import table
 from results.across_targets import spans_targets
@@ -36,7 +38,7 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | None = None) -> None:
     """Prints each target's front, or the closest candidates where no limit could be met, and the files."""
-    console = console or Console()
+    console = console or terminal.console()
     problem = from_json(Problem, run.config["problem"])
     for target in (from_json(Target, t) for t in run.config["targets"]):
         front = table.pareto(run, target.name)
@@ -50,12 +52,11 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
         confirmed = int(front["confirmed"].sum())
         console.print(
             f"front of all targets together: trials {numbers}; {confirmed} of {len(front)} confirmed on all "
-            f"({table.ACROSS_TARGETS_CSV})",
-            highlight=False,
+            f"({table.ACROSS_TARGETS_CSV})"
         )
-    console.print(f"[bold]files in {folder}[/bold]", highlight=False)
+    console.print(f"files in {folder}", style="bold")
     for path in paths:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {path}", soft_wrap=True)
 
 
 def _front_table(front: Any, target: Target, problem: Problem) -> Table:
@@ -88,15 +89,14 @@ def _print_closest(run: Run, target: Target, problem: Problem, console: Console)
     limits = _words(limits_of(problem, target))
     states = Counter(e.state for e in evaluations(run))
     counted = ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no trial has ended"
-    console.print(
-        f"[bold red]{target.name}: the front is empty[/bold red] ({counted}; limits: {limits or 'none'})"
-    )
+    empty = (f"{target.name}: the front is empty", "bold red")
+    console.print(Text.assemble(empty, f" ({counted}; limits: {limits or 'none'})"))
     for error in sorted({e.error for e in evaluations(run) if e.error})[:SHOWN_CLOSEST]:
-        console.print(f"  failed: {error}", highlight=False)
+        console.print(f"  failed: {error}")
     for row in table.closest(run, SHOWN_CLOSEST).to_dict("records"):
         figures = [_figure(str(name), row.get(name)) for name in row if str(name).startswith(METRICS)]
         shown = ", ".join(figure for figure in figures if figure)
-        console.print(f"  closest: trial {row['trial']}: {shown or 'nothing measured'}", highlight=False)
+        console.print(f"  closest: trial {row['trial']}: {shown or 'nothing measured'}")
 
 
 def _words(limits: Iterable[Limit]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import socket
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from devices.registry import Lab
-from harness import config, energy, speedups, stages
+from harness import config, energy, speedups, stages, terminal
 from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
@@ -79,15 +77,14 @@ def dry_run(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
     if args.json:
-        print(json.dumps(rows, indent=2))
+        terminal.write_json(rows)
     else:
-        from rich.console import Console
         from rich.table import Table
 
         grid = Table("what", "at the most", title=f"{study.name}: estimated, nothing is run")
         for key, text in rows.items():
             grid.add_row(key, str(text))
-        Console().print(grid)
+        terminal.console().print(grid)
     return 0
 
 
@@ -142,7 +139,7 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: P
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
         except BaseException:
-            print(f"boardwise: go on with: boardwise resume {folder}", file=sys.stderr)
+            terminal.say(f"boardwise: go on with: boardwise resume {folder}")
             raise
         finally:
             watcher.close()
@@ -205,6 +202,6 @@ def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[
     from harness.outcome import outcome_json, print_outcome
 
     if args.json:
-        print(json.dumps(outcome_json(run, folder, paths), indent=2))
+        terminal.write_json(outcome_json(run, folder, paths))
     else:
         print_outcome(run, folder, paths)
