@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = users_lines(error)
         if lines is None:
             raise  # a mistake of ours: the whole traceback helps to mend it
-        print(f"boardwise: code of your own raised:\n{lines}", file=sys.stderr)
+        say(f"boardwise: code of your own raised:\n{lines}")
         return 1
 
 
