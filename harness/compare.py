@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from devices.registry import Lab
-from harness import config, terminal
+from harness import config
 from harness.bench import PATIENCE_S, options_of
 from harness.exit_codes import Exit
 from harness.export import Exported
@@ -68,11 +69,11 @@ def _say(args: argparse.Namespace, a: Side, b: Side, measured: list[Measurement]
     _keep(args.runs / "compare", names, measured)
     code = Exit.UNJUDGED if found.verdict == "cannot tell" else Exit.FINE
     if args.json:
-        terminal.write_json(_as_json(found, text, names, measured))
+        print(json.dumps(_as_json(found, text, names, measured), indent=2))
         return code
-    terminal.write(text)
+    print(text)
     for reason in found.reasons:
-        terminal.write(f"  {'invalid' if found.invalid else 'noisy'}: {reason}")
+        print(f"  {'invalid' if found.invalid else 'noisy'}: {reason}")
     return code
 
 

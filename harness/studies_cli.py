@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import socket
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from devices.registry import Lab
-from harness import config, energy, speedups, stages, terminal
+from harness import config, energy, speedups, stages
 from harness.config import STORE
+from harness.exit_codes import Exit
 from harness.host_trust import ask_secret
+from harness.outcome import exit_code, outcome_json, print_outcome
 from harness.preflight import look_at
 from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
-from harness.resumption import stored_space, stored_study
-from harness.study import Study, read_study
+from harness.study import Study, read_study, study_of
 from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -41,8 +44,8 @@ def search(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
-        run = store.begin(folder.name, run_config(study, task, space))
-        return _go_on(args, study, lab, run, folder, task)
+        run = store.begin(folder.name, _run_config(study, task, space))
+        return _go_on(args, study, lab, store, run, folder)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -50,10 +53,8 @@ def resume(args: argparse.Namespace) -> int:
     folder = _folder(args)
     with Store.open(folder / STORE) as store:
         run = store.run(folder.name)
-        study = stored_study(run, folder / "study.toml")
-        task = config.task_of(study)
-        study, _ = stored_space(run, study, task)
-        return _go_on(args, study, Lab.load(args.lab), run, folder, task)
+        study = study_of(run.config["study"], folder / "study.toml")
+        return _go_on(args, study, Lab.load(args.lab), store, run, folder)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -63,7 +64,7 @@ def report(args: argparse.Namespace) -> int:
         run = store.run(folder.name)
         paths = stages.write_report(run, folder)
         _show_outcome(args, run, folder, paths)
-    return 0
+    return Exit.FINE
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -77,15 +78,16 @@ def dry_run(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
     if args.json:
-        terminal.write_json(rows)
+        print(json.dumps(rows, indent=2))
     else:
+        from rich.console import Console
         from rich.table import Table
 
         grid = Table("what", "at the most", title=f"{study.name}: estimated, nothing is run")
         for key, text in rows.items():
             grid.add_row(key, str(text))
-        terminal.console().print(grid)
-    return 0
+        Console().print(grid)
+    return Exit.FINE
 
 
 def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> dict[str, Any]:
@@ -124,27 +126,27 @@ def _where(study: Study) -> str:
     return " and on ".join(texts)
 
 
-def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:
+def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:
     if args.accept_noisy:
         study = dataclasses.replace(study, accept_noisy=True)
     watcher = _watcher(args, study)
-    with run.store.claim(run.name):
+    with store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
         watcher.stage("preflight: is every board fit to be measured?")
         for name in dict.fromkeys(target.device for target in study.targets):
             look_at(lab.entry(name), f"boardwise study {study.name}", watcher, ask_secret())
         try:
-            with config.open_rig(study, lab, run, watcher, ask_secret=ask_secret(), task=task) as rig:
+            with config.open_rig(study, lab, store, run, watcher, ask_secret=ask_secret()) as rig:
                 strategy = config.strategy_of(study, rig.space)
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
         except BaseException:
-            terminal.say(f"boardwise: go on with: boardwise resume {folder}")
+            print(f"boardwise: go on with: boardwise resume {folder}", file=sys.stderr)
             raise
         finally:
             watcher.close()
     _show_outcome(args, run, folder, paths)
-    return 0
+    return exit_code(run)
 
 
 def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
@@ -154,8 +156,7 @@ def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
     return LiveWatcher(study.problem, study.targets, expected)
 
 
-def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
-    """What is stored of a run when it begins."""
+def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
     return {
         "study": dict(study.source),
         "targets": to_json(study.targets),
@@ -199,9 +200,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
-    from harness.outcome import outcome_json, print_outcome
-
     if args.json:
-        terminal.write_json(outcome_json(run, folder, paths))
+        print(json.dumps(outcome_json(run, folder, paths), indent=2))
     else:
         print_outcome(run, folder, paths)
