@@ -110,7 +110,7 @@ def _candidates(server: PrivateSshd, lab: Lab, folder: Path, number: int) -> dic
     rows: list[dict[str, float]] = []
     with Store.open(folder / "store.sqlite") as store:
         run = store.begin("overhead", {"study": STUDY})
-        with config.open_rig(study, lab, store, run, Watcher()) as rig, _watched() as spent:
+        with config.open_rig(study, lab, run, Watcher()) as rig, _watched() as spent:
             prepare(rig)
             evaluator = Evaluator(rig)
             for trial, data in _trials(rig, number + 1):

@@ -122,7 +122,7 @@ def run(session_s: float, trials: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as text, Store.open(Path(text) / "store.sqlite") as store:
         entries = {t.device: DeviceEntry(t.device, "local") for t in study.targets}
         record = store.begin("pipeline", _config(study))
-        with config.open_rig(study, Lab(Path(text) / "lab.toml", entries), store, record, Watcher()) as rig:
+        with config.open_rig(study, Lab(Path(text) / "lab.toml", entries), record, Watcher()) as rig:
             rig.boards = {
                 name: Board(name, lambda n=name: SleepingAgent(session_s, busy_s, n), lambda: None, rig.host)  # type: ignore[misc]
                 for name in entries

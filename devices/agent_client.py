@@ -20,7 +20,7 @@ from devices.agent_replies import (
     Measured,
     MissingFiles,
     Nothing,
-    printable,
+    clipped,
     read,
 )
 from devices.board_agent import Array, BoardAgent, SessionResult
@@ -264,18 +264,18 @@ def _agent_at(connection: Connection, python: str, path: str) -> str:
     if done.returncode in (126, 127):
         raise PreflightError(connection.device, f"{remedy}, and there is no {python!r}")
     if len(words) != 2:
-        said = printable(done.stderr.decode(errors="replace").strip())
+        said = clipped(done.stderr.decode(errors="replace").strip())
         raise PreflightError(connection.device, f"{python!r} does not work there: {said or done.returncode}")
     version = [int(part) if part.isdigit() else 0 for part in words[0].split(".")]
     if version < list(LEAST_PYTHON):
-        raise PreflightError(connection.device, f"{remedy}, and {python!r} is {printable(words[0])}")
+        raise PreflightError(connection.device, f"{remedy}, and {python!r} is {clipped(words[0])}")
     return words[1]
 
 
 def _greet(conversation: Conversation, device: str) -> Hello:
     header = conversation.greeting(ANSWER_LIMIT_S)
     if set(header) == {"held"}:
-        raise BoardHeld(device, f"held by {printable(str(header['held']))}")
+        raise BoardHeld(device, f"held by {clipped(str(header['held']))}")
     if set(header) != {"hello"}:
         raise ProtocolError(device, "the agent did not greet")
     hello = read(Hello, header["hello"], device)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devices.agent import messages
-from devices.agent_replies import Refusal, printable, read
+from devices.agent_replies import Refusal, clipped, read
 from devices.connection import Channel
 from results.errors import ConnectionLost, ProtocolError
 
@@ -90,7 +90,7 @@ class Conversation:
             while messages.GREETING not in before:
                 before += self._receive(deadline)
                 if len(before) > LOGIN_TEXT_LIMIT_BYTES:
-                    said = printable(before[:80].decode(errors="replace"))
+                    said = clipped(before[:80].decode(errors="replace"))
                     raise ProtocolError(self._device, f"no agent speaks, but somebody who says {said!r}")
             self._take(before.partition(messages.GREETING)[2])
             return self._next(deadline)[0]
@@ -169,7 +169,7 @@ class Conversation:
             return Answer(refusal=read(Refusal, header["error"], self._device), timed_out=timed_out)
         if set(header) - {"bytes"} == {"id", "ok"}:
             return Answer(ok=header["ok"], payload=content, timed_out=timed_out)
-        raise ProtocolError(self._device, f"the agent's answer has the keys {printable(str(sorted(header)))}")
+        raise ProtocolError(self._device, f"the agent's answer has the keys {clipped(str(sorted(header)))}")
 
     def _check_number(self, header: messages.Header) -> None:
         if header.get("id") != self._number or isinstance(header["id"], bool):
@@ -188,9 +188,7 @@ class Conversation:
                     self._whole.append((header, bytes(self._content)))
                     self._content.clear()
         except messages.MessageError as error:
-            raise ProtocolError(
-                self._device, f"the agent sent no message: {printable(str(error))}"
-            ) from error
+            raise ProtocolError(self._device, f"the agent sent no message: {clipped(str(error))}") from error
 
     def _receive(self, deadline: Deadline) -> bytes:
         if deadline.left_s == 0:
@@ -201,5 +199,5 @@ class Conversation:
         if self._over is not None:
             raise ConnectionLost(self._device, self._over)
         time.sleep(0.05)  # stderr is another stream, and what was written to it last may not be here yet
-        said = printable(self._channel.stderr_tail().strip())
+        said = clipped(self._channel.stderr_tail().strip())
         raise ConnectionLost(self._device, f"the agent ended{': ' + said if said else ''}")

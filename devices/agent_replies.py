@@ -29,6 +29,7 @@ from results.errors import (
     SessionTimeout,
     StoreError,
 )
+from results.printable import printable
 from results.records import Conditions
 
 T = TypeVar("T")
@@ -271,16 +272,16 @@ def read(kind: type[T], data: Any, device: str) -> T:
         raise ProtocolError(device, f"the agent sent what it may not send: {error}") from error
 
 
-def printable(text: str) -> str:
+def clipped(text: str) -> str:
     """Text from a board without control characters and not too long."""
-    return "".join(c if c.isprintable() else " " for c in text[-LONGEST_TEXT:])
+    return printable(text[-LONGEST_TEXT:])
 
 
 def _clean(data: Any) -> Any:
     if isinstance(data, str):
-        return printable(data)
+        return clipped(data)
     if isinstance(data, dict):
-        return {printable(key): _clean(value) for key, value in data.items()}
+        return {clipped(key): _clean(value) for key, value in data.items()}
     # Long arrays are of numbers, which need no cleaning.
     if isinstance(data, list) and data and not isinstance(data[0], int | float):
         return [_clean(value) for value in data]

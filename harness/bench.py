@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from devices.registry import Lab
-from harness import config
+from harness import config, terminal
 from harness.deployment import require_room
-from harness.exit_codes import Exit
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
@@ -23,7 +21,7 @@ from harness.sources import parse_shapes, source
 from harness.study import BENCH
 from results import table
 from results.codec import to_json
-from results.errors import UsageError
+from results.errors import ConfigError
 from results.records import FORMATS, Measurement, Option, Plan, Target
 from results.store import Run, Store
 
@@ -69,10 +67,10 @@ def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measur
     path = folder / f"{name}.csv"
     table.write_csv(path, [row])
     if args.json:
-        print(json.dumps({**row, "csv": str(path)}, indent=2))
+        terminal.write_json({**row, "csv": str(path)})
     else:
         _print(row, path)
-    return Exit.UNJUDGED if row["verdict"] == "invalid" else Exit.FINE
+    return 0
 
 
 def _run(store: Store) -> Run:
@@ -82,16 +80,15 @@ def _run(store: Store) -> Run:
 
 
 def _print(row: dict[str, Any], path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table("what", "figure", title=f"{row['file']} on {row['device']}", title_justify="left")
     for key, value in row.items():
         if value not in (None, "") and value == value:
             grid.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    console = Console()
+    console = terminal.console()
     console.print(grid)
-    console.print(f"CSV: {path}", highlight=False, soft_wrap=True)
+    console.print(f"CSV: {path}", soft_wrap=True)
 
 
 def _runtime(file_format: str) -> str:
@@ -104,7 +101,7 @@ def options_of(args: argparse.Namespace) -> tuple[tuple[str, Option], ...]:
     for text in args.option:
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise UsageError(f"--option {text!r}: write it like 'xnnpack=false'")
+            raise ConfigError(f"--option {text!r}: write it like 'xnnpack=false'")
         options[key] = _option(value)
     return tuple(options.items())
 
@@ -123,5 +120,7 @@ def _option(text: str) -> Option:
 def _plan(sessions: int | None) -> Plan:
     if sessions is None:
         return BENCH
+    if sessions < 1:
+        raise ConfigError(f"--sessions must be at least 1, got {sessions}")
     agents = min(BENCH.agents, sessions)
     return replace(BENCH, sessions=(sessions, max(sessions, BENCH.sessions[1])), agents=agents)

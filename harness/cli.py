@@ -1,4 +1,4 @@
-"""The command line: one function per command; exit codes as in :mod:`harness.exit_codes`.
+"""The command line: one function per command, exit codes 0 (done), 1 (an error to mend), 2 (usage).
 
 Only the standard library is imported here; each command imports what it needs, so that
 ``boardwise --help`` is instant.
@@ -22,9 +22,8 @@ _HOMES = {str(Path(spec.origin or "").parents[1]) for spec in _SPECS if spec is 
 if len(_HOMES) != 1:
     sys.exit(f"boardwise: its packages lie in {sorted(_HOMES)}; install it in an environment of its own")
 
-from harness.arguments import count  # noqa: E402
-from harness.exit_codes import Exit  # noqa: E402
-from results.errors import BoardwiseError, UsageError  # noqa: E402
+from harness.terminal import say  # noqa: E402
+from results.errors import BoardwiseError  # noqa: E402
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,47 +60,31 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; the return value is the exit code.
-
-    Raises:
-        SystemExit: From argparse: 2 for wrong words, 0 after ``--help`` and ``--version``.
-    """
+    """Runs a command; the return value is the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
     try:
-        with _signals(), _told_of_lost_readers():
-            args = _parser().parse_args(argv)
-            return int(args.command(args))
+        with _signals():
+            return int(args.command(args) or 0)
     except BoardwiseError as error:
-        print(f"boardwise: {error}", file=sys.stderr)
-        return Exit.USAGE if isinstance(error, UsageError) else Exit.ERROR
+        say(f"boardwise: {error}")
+        return 1
     except Interrupted as stopped:
         name = signal.Signals(stopped.number).name
-        print(f"boardwise: stopped by {name}; nothing stored is lost", file=sys.stderr)
+        say(f"boardwise: stopped by {name}; nothing stored is lost")
         return 128 + stopped.number
     except BrokenPipeError:
         # The reader of our output has gone; keep Python from complaining once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 1
     except BaseException as error:
         from search.user_code import users_lines
 
         lines = users_lines(error)
         if lines is None:
             raise  # a mistake of ours: the whole traceback helps to mend it
-        print(f"boardwise: code of your own raised:\n{lines}", file=sys.stderr)
-        return Exit.ERROR
-
-
-@contextmanager
-def _told_of_lost_readers() -> Iterator[None]:
-    """Raises BrokenPipeError where the output has no reader, also in the forms that others give it."""
-    try:
-        yield
-    except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Rich ends the program with 1
-            raise BrokenPipeError from end
-        raise
-    finally:
-        sys.stdout.flush()  # else Python finds out only after the exit code was chosen
+        say(f"boardwise: code of your own raised:\n{lines}")
+        return 1
 
 
 @contextmanager
@@ -163,7 +146,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--format", choices=("onnx", "tflite"), default="onnx", help="file made of a module (default onnx)"
     )
     bench.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
-    bench.add_argument("--threads", type=count, default=1, help="threads of the runtime (default 1)")
+    bench.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
     bench.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
     )
@@ -171,10 +154,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
     )
     bench.add_argument(
-        "--sessions",
-        type=count,
-        metavar="N",
-        help="least number of sessions (default 10), over 5 fresh agents or more",
+        "--sessions", type=int, metavar="N", help="sessions, spread over 5 fresh agents (default 10)"
     )
     bench.add_argument("--energy", action="store_true", help="measure energy per inference as well")
     bench.add_argument(
@@ -218,16 +198,14 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         compare.add_argument(side, metavar=side.upper(), help=what)
     compare.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
     compare.add_argument("--runtime", choices=("onnxruntime", "tflite"), help="of runs and functions")
-    compare.add_argument("--threads", type=count, default=1, help="threads of the runtime (default 1)")
+    compare.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
     compare.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
     )
     compare.add_argument(
         "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
     )
-    compare.add_argument(
-        "--agents", type=count, metavar="N", help="fresh agents that measure both (default 8)"
-    )
+    compare.add_argument("--agents", type=int, metavar="N", help="fresh agents that measure both (default 8)")
     compare.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
     )

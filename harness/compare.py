@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from devices.registry import Lab
-from harness import config
+from harness import config, terminal
 from harness.bench import PATIENCE_S, options_of
 from harness.exit_codes import Exit
 from harness.export import Exported
@@ -69,11 +68,11 @@ def _say(args: argparse.Namespace, a: Side, b: Side, measured: list[Measurement]
     _keep(args.runs / "compare", names, measured)
     code = Exit.UNJUDGED if found.verdict == "cannot tell" else Exit.FINE
     if args.json:
-        print(json.dumps(_as_json(found, text, names, measured), indent=2))
+        terminal.write_json(_as_json(found, text, names, measured))
         return code
-    print(text)
+    terminal.write(text)
     for reason in found.reasons:
-        print(f"  {'invalid' if found.invalid else 'noisy'}: {reason}")
+        terminal.write(f"  {'invalid' if found.invalid else 'noisy'}: {reason}")
     return code
 
 

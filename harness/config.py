@@ -280,11 +280,26 @@ def switch_of(entry: DeviceEntry) -> PowerSwitch | None:
 
 @contextmanager
 def open_rig(
-    study: Study, lab: Lab, store: Store, run: Run, watcher: Watcher, *, ask_secret: AskSecret | None = None
+    study: Study,
+    lab: Lab,
+    run: Run,
+    watcher: Watcher,
+    *,
+    ask_secret: AskSecret | None = None,
+    task: Task | None = None,
 ) -> Iterator[Rig]:
-    """Everything a study needs while it runs; what was opened is closed however it ends."""
+    """Everything a study needs while it runs; what was opened is closed however it ends.
+
+    Args:
+        study: The study.
+        lab: Its devices.
+        run: Where everything is stored.
+        watcher: Told what happens.
+        ask_secret: Asks for passphrases and passwords.
+        task: The study's task, where it is loaded already.
+    """
     check_devices(study, lab)
-    task = task_of(study)
+    task = task_of(study) if task is None else task
     check(study.speedups, task, pretrains=study.pretraining is not None)
     space = space_of(study, task)
     host = Host()
@@ -305,4 +320,4 @@ def open_rig(
             )
             stack.callback(board.close)
             boards[name] = board
-        yield Rig(study, store, run, space, task, pool, boards, host, watcher)
+        yield Rig(study, run.store, run, space, task, pool, boards, host, watcher)

@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import getpass
-import json
 import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import emulate_cli
-from harness.exit_codes import Exit
 from harness.host_trust import ask_secret, trust_host
+from harness.terminal import console
+from harness.terminal import say as _say
+from harness.terminal import write_json as _print_json
 
 if TYPE_CHECKING:
     from devices.agent_replies import BoardFacts
@@ -118,7 +118,7 @@ def _add(args: argparse.Namespace) -> int:
     _print_facts(lab.entry(args.name), facts, args.json)
     if not facts.runtimes:
         _say(f"no runtime on it yet; bring one: boardwise devices setup {args.name}")
-    return Exit.FINE
+    return 0
 
 
 def _setup(args: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def _setup(args: argparse.Namespace) -> int:
         _print_json({"brought": brought, "runtimes": dict(facts.runtimes)})
     else:
         _print_table(("runtime", "brought", "with NumPy", "found by the agent"), rows)
-    return Exit.FINE
+    return 0
 
 
 def _release(brought: Mapping[str, Any]) -> str:
@@ -159,7 +159,7 @@ def _list(args: argparse.Namespace) -> int:
         )
     else:
         _say(f"{lab.path}: no devices yet; add one: boardwise devices add NAME USER@HOST")
-    return Exit.FINE
+    return 0
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -170,7 +170,7 @@ def _show(args: argparse.Namespace) -> int:
     with connect(entry, ask_secret=ask_secret()) as connection:
         facts = _facts(connection, entry, "show")
     _print_facts(entry, facts, args.json)
-    return Exit.FINE
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -207,7 +207,7 @@ def _check(args: argparse.Namespace) -> int:
     else:
         rows = [(r.name, r.state, r.found, r.wanted, r.remedy) for r in results]
         _print_table(("check", "", "found", "wanted", "remedy"), rows)
-    return Exit.ERROR if any(result.state == "refused" for result in results) else Exit.FINE
+    return 1 if any(result.state == "refused" for result in results) else 0
 
 
 def _remove(args: argparse.Namespace) -> int:
@@ -220,7 +220,7 @@ def _remove(args: argparse.Namespace) -> int:
         _print_json({"removed": args.name})
     kept = f"; its host key stays trusted in {entry.known_hosts}" if entry.connection == "ssh" else ""
     _say(f"{args.name} is out of {lab.path}{kept}")
-    return Exit.FINE
+    return 0
 
 
 # --------------------------------------------------------------------------- steps
@@ -229,7 +229,7 @@ def _remove(args: argparse.Namespace) -> int:
 def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
     """The device as the command line gives it; one that is there already must be the same."""
     from devices.device import DeviceEntry
-    from results.errors import ConfigError, UsageError
+    from results.errors import ConfigError
 
     known = lab.entries.get(args.name)
     if known:
@@ -239,19 +239,16 @@ def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
                 f" choose another name, or remove it first: boardwise devices remove {args.name}"
             )
         return known
-    try:
-        return DeviceEntry(
-            args.name,
-            "local" if args.local else "ssh",
-            args.address or "",
-            args.python,
-            args.directory,
-            known_hosts=None if args.local else str(lab.known_hosts),
-            identity_file=_absolute(args.identity_file),
-            ssh_config=_absolute(args.ssh_config),
-        )
-    except ConfigError as error:  # all of it are words of the command line
-        raise UsageError(str(error)) from error
+    return DeviceEntry(
+        args.name,
+        "local" if args.local else "ssh",
+        args.address or "",
+        args.python,
+        args.directory,
+        known_hosts=None if args.local else str(lab.known_hosts),
+        identity_file=_absolute(args.identity_file),
+        ssh_config=_absolute(args.ssh_config),
+    )
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -364,19 +361,9 @@ def _megabytes(size_bytes: int) -> str:
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Column, Table
-    from rich.text import Text
 
     table = Table(*(Column(title, overflow="fold") for title in header), box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+        table.add_row(*row)
+    console().print(table)

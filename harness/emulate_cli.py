@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import select
 import socket
@@ -18,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.arguments import count
-from harness.exit_codes import Exit
+from harness.terminal import console, write
+from harness.terminal import say as _say
+from harness.terminal import write_json as _print_json
 
 if TYPE_CHECKING:
     from devices.agent_replies import BoardFacts
@@ -46,9 +46,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="virtual",
         help="virtual: time is counted in instructions and figures repeat; wall: the host's time",
     )
-    emulate.add_argument(
-        "--cpus", type=count, default=1, help="number of CPUs; more than 1 needs --clock wall"
-    )
+    emulate.add_argument("--cpus", type=int, default=1, help="number of CPUs; more than 1 needs --clock wall")
     emulate.add_argument(
         "--rebuild", action="store_true", help="build the image anew, with the newest packages"
     )
@@ -88,14 +86,14 @@ def _start(args: argparse.Namespace) -> int:
     _register(lab, entry, facts)
     if args.json:
         _print_json({"entry": dataclasses.asdict(lab.entry(entry.name)), "facts": dataclasses.asdict(facts)})
-        return Exit.FINE
+        return 0
     runtimes = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items())
-    print(f"{entry.name}: {facts.model}, {facts.os}, {runtimes}")
-    print(
+    write(f"{entry.name}: {facts.model}, {facts.os}, {runtimes}")
+    write(
         f"emulated ({facts.emulated}): figures are for emulated boards alone, they say nothing of real ones"
     )
-    print(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
-    return Exit.FINE
+    write(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
+    return 0
 
 
 def _port_of(lab: Lab, args: argparse.Namespace) -> int | None:
@@ -159,7 +157,7 @@ def _stop(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"stopped": board.name if was_alive else None})
     _say(f"{board.name} is stopped" if was_alive else f"{board.name} does not run")
-    return Exit.FINE
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -172,13 +170,13 @@ def _list(args: argparse.Namespace) -> int:
     shown = [_profile_row(p, recipes()[p.recipe], images[p.recipe]) for p in profiles().values()]
     if args.json:
         _print_json({"profiles": shown, "boards": boards})
-        return Exit.FINE
+        return 0
     for p in shown:
         ready = "image built" if p["image"] else "image not built yet"
-        print(f"{p['profile']:8} {p['title']}; {' and '.join(p['runtimes'])}; {ready}")
+        write(f"{p['profile']:8} {p['title']}; {' and '.join(p['runtimes'])}; {ready}")
     for b in boards:
-        print(f"board {b['name']}: {b['profile']}, {b['clock']} time, {b['state']}, {b['address']}")
-    return Exit.FINE
+        write(f"board {b['name']}: {b['profile']}, {b['clock']} time, {b['state']}, {b['address']}")
+    return 0
 
 
 def _profile_row(profile: Profile, recipe: Recipe, image: Image | None) -> dict[str, Any]:
@@ -227,7 +225,7 @@ def _console(args: argparse.Namespace) -> int:
             _relay(console)
     finally:
         board.pause()
-    return Exit.FINE
+    return 0
 
 
 def _relay(console: socket.socket) -> None:
@@ -265,12 +263,8 @@ def _raw_terminal() -> Iterator[None]:
 
 def _board(args: argparse.Namespace, say: Say) -> EmulatedBoard:
     from devices.emulation.board import EmulatedBoard
-    from results.errors import ConfigError, UsageError
 
-    try:
-        return EmulatedBoard(_name(args), args.profile, clock=args.clock, cpus=args.cpus, say=say)
-    except ConfigError as error:  # all of it are words of the command line
-        raise UsageError(str(error)) from error
+    return EmulatedBoard(_name(args), args.profile, clock=args.clock, cpus=args.cpus, say=say)
 
 
 def _name(args: argparse.Namespace) -> str:
@@ -280,22 +274,18 @@ def _name(args: argparse.Namespace) -> str:
 @contextlib.contextmanager
 def _telling() -> Iterator[Say]:
     """Says what is going on: one moving line on a terminal, else a line each, on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
         yield _say
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=terminal, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda text: progress.update(task, description=text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))

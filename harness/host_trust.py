@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from harness.terminal import ask_hidden, say
 
 if TYPE_CHECKING:
     from devices.device import AskSecret, DeviceEntry
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def ask_secret() -> AskSecret | None:
     """What asks for passphrases and passwords at the terminal; None where there is no terminal."""
-    return getpass.getpass if sys.stdin.isatty() else None
+    return ask_hidden if sys.stdin.isatty() else None
 
 
 def trust_host(entry: DeviceEntry, lab: Lab, fingerprints: Sequence[str]) -> None:
@@ -65,6 +66,6 @@ def _ask_trust(device: str, key: HostKey, fingerprints: Sequence[str]) -> None:
             f"{shown}, which is not trusted yet, and there is no terminal to ask at; {compare}, then give it"
             f" with --fingerprint {key.fingerprint}",
         )
-    print(f"{shown}.\nTo be sure, {compare}", file=sys.stderr)
+    say(f"{shown}.\nTo be sure, {compare}")
     if input("Trust it? Type yes or no: ").strip().lower() != "yes":
         raise HostKeyError(device, f"the host key {key.fingerprint} was not trusted; nothing was added")

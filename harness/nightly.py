@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from devices.registry import Lab
-from harness import config
+from harness import config, terminal
 from harness.board import Board
 from harness.export import Exported
 from harness.host import Host
@@ -247,20 +247,20 @@ def _accept(args: argparse.Namespace) -> int:
     if not accepted:
         raise errors[0] if errors else ConfigError(f"{args.runs}/nightly holds no nights yet")
     for series in accepted:
-        print(f"accepted: {series}")
+        terminal.write(f"accepted: {series}")
     return 0
 
 
 def _say(args: argparse.Namespace, judged: Sequence[Judged], paths: Sequence[Path]) -> int:
     if args.json:
-        print((paths[2]).read_text(), end="")
+        terminal.write(paths[2].read_text().rstrip("\n"))
     else:
-        print(nightly_report.headline(judged))
+        terminal.write(nightly_report.headline(judged))
         for one in judged:
             if one.outcome not in ("fine", "learning"):
-                print(f"  {one.outcome}: {one.series}: {one.text}")
+                terminal.write(f"  {one.outcome}: {one.series}: {one.text}")
         for path in paths:
-            print(f"  {path}")
+            terminal.write(f"  {path}")
     if any(one.outcome in BAD for one in judged):
         return REGRESSION
     return ERROR if not judged or any(one.outcome == "unmeasured" for one in judged) else 0

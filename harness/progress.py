@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from harness import terminal
 from harness.quantities import show
 from results.front import own_limits
 from results.pareto import fronts
@@ -21,7 +21,7 @@ CELL = 24
 
 
 class Watcher:
-    """Is told what happens during a run.  This one says nothing but warnings."""
+    """Is told what happens during a run.  This one says nothing."""
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -44,10 +44,6 @@ class Watcher:
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def warn(self, text: str) -> None:
-        """Something that the user must not miss, even where nothing else is said."""
-        print(f"boardwise: {text}", file=sys.stderr)
-
     def close(self) -> None:
         """The run has ended."""
 
@@ -67,7 +63,7 @@ class LiveWatcher(Watcher):
     ) -> None:
         self._problem = problem
         self._columns = columns(problem, targets)
-        self._console = console or Console()
+        self._console = console or terminal.console()
         self._cost = problem.objectives[1].name
         self._complete: list[Evaluation] = []
         self._told = 0
@@ -75,11 +71,11 @@ class LiveWatcher(Watcher):
         self._began: float | None = None
         self._began_with = 0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left {task.fields[left]}"),
+            TextColumn("left {task.fields[left]}", markup=False),
             console=self._console,
             refresh_per_second=2,
             transient=True,
@@ -87,10 +83,10 @@ class LiveWatcher(Watcher):
         self._task: TaskID | None = None
 
     def stage(self, name: str) -> None:
-        self._console.print(f"[bold]{name}[/bold]", highlight=False)
+        self._console.print(name, style="bold")
         if name.startswith("search"):
             self._began, self._began_with = time.monotonic(), self._told
-            self._console.print(self._header(), style="dim", highlight=False, soft_wrap=True)
+            self._console.print(self._header(), style="dim", soft_wrap=True)
             self._task = self._bar.add_task("search", total=self._trials, completed=self._told, left="?")
             self._bar.start()
         elif self._task is not None:
@@ -113,19 +109,16 @@ class LiveWatcher(Watcher):
         self._told += 1
         if evaluation.state == "complete":
             self._complete.append(evaluation)
-        self._console.print(self._line(evaluation), highlight=False, soft_wrap=True)
+        self._console.print(self._line(evaluation), soft_wrap=True)
         if self._task is not None:
             self._bar.update(self._task, completed=self._told, left=self._left())
 
     def board(self, name: str, state: str) -> None:
         if state != "online":
-            self.note(f"[yellow]{name} {state}[/yellow]")
+            self._console.print(f"{name} {state}", style="yellow")
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
-
-    def warn(self, text: str) -> None:
-        self._console.print(Text(text, style="bold yellow"))
+        self._console.print(text)
 
     def close(self) -> None:
         self._bar.stop()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import socket
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from devices.registry import Lab
-from harness import config, energy, speedups, stages
+from harness import config, energy, speedups, stages, terminal
 from harness.config import STORE
-from harness.exit_codes import Exit
 from harness.host_trust import ask_secret
-from harness.outcome import exit_code, outcome_json, print_outcome
 from harness.preflight import look_at
 from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
-from harness.study import Study, read_study, study_of
+from harness.resumption import stored_space, stored_study
+from harness.study import Study, read_study
 from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -44,8 +41,8 @@ def search(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
-        run = store.begin(folder.name, _run_config(study, task, space))
-        return _go_on(args, study, lab, store, run, folder)
+        run = store.begin(folder.name, run_config(study, task, space))
+        return _go_on(args, study, lab, run, folder, task)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -53,8 +50,10 @@ def resume(args: argparse.Namespace) -> int:
     folder = _folder(args)
     with Store.open(folder / STORE) as store:
         run = store.run(folder.name)
-        study = study_of(run.config["study"], folder / "study.toml")
-        return _go_on(args, study, Lab.load(args.lab), store, run, folder)
+        study = stored_study(run, folder / "study.toml")
+        task = config.task_of(study)
+        study, _ = stored_space(run, study, task)
+        return _go_on(args, study, Lab.load(args.lab), run, folder, task)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -64,7 +63,7 @@ def report(args: argparse.Namespace) -> int:
         run = store.run(folder.name)
         paths = stages.write_report(run, folder)
         _show_outcome(args, run, folder, paths)
-    return Exit.FINE
+    return 0
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -78,16 +77,15 @@ def dry_run(args: argparse.Namespace) -> int:
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
     if args.json:
-        print(json.dumps(rows, indent=2))
+        terminal.write_json(rows)
     else:
-        from rich.console import Console
         from rich.table import Table
 
         grid = Table("what", "at the most", title=f"{study.name}: estimated, nothing is run")
         for key, text in rows.items():
             grid.add_row(key, str(text))
-        Console().print(grid)
-    return Exit.FINE
+        terminal.console().print(grid)
+    return 0
 
 
 def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> dict[str, Any]:
@@ -126,27 +124,27 @@ def _where(study: Study) -> str:
     return " and on ".join(texts)
 
 
-def _go_on(args: argparse.Namespace, study: Study, lab: Lab, store: Store, run: Run, folder: Path) -> int:
+def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:
     if args.accept_noisy:
         study = dataclasses.replace(study, accept_noisy=True)
     watcher = _watcher(args, study)
-    with store.claim(run.name):
+    with run.store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
         watcher.stage("preflight: is every board fit to be measured?")
         for name in dict.fromkeys(target.device for target in study.targets):
             look_at(lab.entry(name), f"boardwise study {study.name}", watcher, ask_secret())
         try:
-            with config.open_rig(study, lab, store, run, watcher, ask_secret=ask_secret()) as rig:
+            with config.open_rig(study, lab, run, watcher, ask_secret=ask_secret(), task=task) as rig:
                 strategy = config.strategy_of(study, rig.space)
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
         except BaseException:
-            print(f"boardwise: go on with: boardwise resume {folder}", file=sys.stderr)
+            terminal.say(f"boardwise: go on with: boardwise resume {folder}")
             raise
         finally:
             watcher.close()
     _show_outcome(args, run, folder, paths)
-    return exit_code(run)
+    return 0
 
 
 def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
@@ -156,7 +154,8 @@ def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
     return LiveWatcher(study.problem, study.targets, expected)
 
 
-def _run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
+def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
+    """What is stored of a run when it begins."""
     return {
         "study": dict(study.source),
         "targets": to_json(study.targets),
@@ -200,7 +199,9 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
+    from harness.outcome import outcome_json, print_outcome
+
     if args.json:
-        print(json.dumps(outcome_json(run, folder, paths), indent=2))
+        terminal.write_json(outcome_json(run, folder, paths))
     else:
         print_outcome(run, folder, paths)

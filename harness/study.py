@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -57,16 +58,19 @@ and an interval that stops as soon as it is narrow covers too little with few ag
 TRIALS = 50
 """Unless the file says how many."""
 
-IN_FLIGHT_PER_WORKER = 3
-"""Trials are told in the order of their numbers, so a long training holds up those after it: where trainings
-differ by a factor of e^0.9 (one standard deviation), two trials per worker leave 13 % idle, three 6 %."""
+IN_FLIGHT = 6
+"""Trials under way at once, at the least.  Trials are told in the order of their numbers, so a long training
+holds up those after it: where trainings differ by a factor of e^0.9 (one standard deviation), two trials per
+worker leave 13 % idle, three 6 %.  Six are three for each of two workers."""
 
-TRIALS_PER_WORKER = 8
-"""With so many trials at least for each worker, at most three eighths are asked before the first is told."""
+TRIALS_PER_IN_FLIGHT = 8
+"""An eighth of the trials is asked for before the first is told, where that is more than six."""
 
 WORKERS = 2
-"""Training processes where this machine's cores tell nothing: on a Ray cluster, on a GPU, and in runs that
-were stored without a number."""
+"""Training processes where this machine's cores tell nothing: on a Ray cluster and on a GPU."""
+
+_IN_FLIGHT_PER_WORKER = 3
+"""What runs go on with that were stored without a number of trials under way."""
 
 CHECKS = ("all", "front", "none")
 POOLS = ("processes", "ray")
@@ -115,7 +119,7 @@ class Study:
         choices: What is decided per trial beside the network.
         pretraining: Supernet that is trained before the search; None for none.
         speedups: What makes trainings fewer, shorter or begin further on.
-        source: The file as a dictionary, for the store, with what was found out about this machine.
+        source: The file as a dictionary, for the store, with the number of trials under way.
         file: Its name, for messages.
     """
 
@@ -182,25 +186,30 @@ def read_study(path: Path) -> Study:
         if isinstance(table, dict) and isinstance(table.get("name"), str) and _is_path(table["name"]):
             # Stored absolute, so that the run can be resumed from any folder.
             values[what] = {**table, "name": str((path.parent / Path(table["name"]).expanduser()).resolve())}
-    return study_of(_with_workers(values), path)
+    return study_of(_with_in_flight(values), path)
 
 
-def _with_workers(values: dict[str, Any]) -> dict[str, Any]:
-    """The file's values with a worker per core that this process may use, if the file names no number.
+def _with_in_flight(values: dict[str, Any]) -> dict[str, Any]:
+    """The file's values with the number of trials under way, if the file names none.
 
-    No more than one per :data:`TRIALS_PER_WORKER` trials, but for the first :data:`WORKERS`.
-
-    What is asked for depends on the number of trials under way, and that on the number of workers.  So it is
-    stored as if the file had named it: a run goes on with its own on a machine with other cores, too.
+    What is asked for depends on it, so it follows from the file alone, never from this machine, and is stored
+    as if the file had named it.
     """
     training = values.get("training", {})
-    if not isinstance(training, dict) or "workers" in training:
+    if not isinstance(training, dict) or "in_flight" in training:
         return values
-    if (training.get("pool", "processes"), training.get("device", "cpu")) != ("processes", "cpu"):
-        return values
-    trials = values.get("trials", TRIALS)
-    most = max(WORKERS, trials // TRIALS_PER_WORKER) if isinstance(trials, int) else WORKERS
-    return {**values, "training": {**training, "workers": min(len(os.sched_getaffinity(0)), most)}}
+    trials, workers = values.get("trials", TRIALS), training.get("workers", 1)
+    if not isinstance(trials, int) or not isinstance(workers, int):
+        return values  # which is refused later, in better words
+    in_flight = max(IN_FLIGHT, trials // TRIALS_PER_IN_FLIGHT, workers)
+    return {**values, "training": {**training, "in_flight": in_flight}}
+
+
+def _workers(training: Settings, pool: str, device: str, in_flight: int) -> int:
+    """The number that the file names, or one per core that this process may use and trial under way."""
+    if (pool, device) != ("processes", "cpu"):
+        return training.take_count("workers", WORKERS)
+    return training.take_count("workers", min(len(os.sched_getaffinity(0)), in_flight))
 
 
 def _is_path(name: str) -> bool:
@@ -223,7 +232,10 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     space = top.table("space")
     choices, chosen_limits = choices_of(space, targets, limits)
     limits += chosen_limits
-    workers = training.take_count("workers", WORKERS)
+    pool = training.take_name("pool", POOLS, "processes")
+    device = training.take_name("device", DEVICES, "cpu")
+    named = training.take_count("workers", WORKERS)
+    in_flight = training.take_count("in_flight", _IN_FLIGHT_PER_WORKER * named)
     fidelity = Fidelity(
         epochs=training.take_count("epochs", 10),
         subset=training.take_number("subset", 1.0, low=0.001, high=1.0),
@@ -243,8 +255,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
         space=_named(space),
         strategy=_named(top.table("strategy")),
         fidelity=fidelity,
-        workers=workers,
-        in_flight=training.take_count("in_flight", IN_FLIGHT_PER_WORKER * workers),
+        workers=_workers(training, pool, device, in_flight),
+        in_flight=in_flight,
         training_limit_s=training.take_number("time_limit_s", 3600.0, low=1.0),
         targets=targets,
         objectives=tuple(objectives),
@@ -260,8 +272,8 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
             method=cast(Method, calibration.take_name("method", METHODS, CalibrationPlan.method)),
         ),
         choices=choices,
-        pool=training.take_name("pool", POOLS, "processes"),
-        device=training.take_name("device", DEVICES, "cpu"),
+        pool=pool,
+        device=device,
         pretraining=pretraining_of(top.table("pretrain")) if "pretrain" in values else None,
         speedups=speedups_of(top.take("speedups", list, []), fidelity, where),
         source=dict(values),
@@ -367,12 +379,8 @@ def plan_of(table: Settings, default: Plan, metrics: Iterable[str] = ()) -> Plan
     Raises:
         ConfigError: If a value is unusable, or there are fewer runs than a figure needs.
     """
-    sessions = table.take("sessions", list, list(default.sessions))
-    if len(sessions) != 2 or not all(isinstance(n, int) for n in sessions):
-        raise table.error("sessions", f"must be [least, greatest], got {sessions!r}")
-    needed = {
-        name: runs_needed(QUANTILES[name], max(1, sessions[0])) for name in metrics if name in QUANTILES
-    }
+    sessions = _sessions(table, default)
+    needed = {name: runs_needed(QUANTILES[name], sessions[0]) for name in metrics if name in QUANTILES}
     hardest = max(needed, key=needed.__getitem__, default="")
     least = needed.get(hardest, 1)
     min_runs = table.take_count("min_runs", max(default.min_runs, least))
@@ -383,8 +391,8 @@ def plan_of(table: Settings, default: Plan, metrics: Iterable[str] = ()) -> Plan
         )
     plan = dataclasses.replace(
         default,
-        sessions=(sessions[0], sessions[1]),
-        agents=table.take_count("agents", default.agents),
+        sessions=sessions,
+        agents=_agents(table, default, sessions[0]),
         half_width=table.take_number("half_width", default.half_width, low=1e-4, high=1.0),
         session_s=table.take_number("session_s", default.session_s, low=1e-3),
         warmup_s=table.take_number("warmup_s", default.warmup_s, low=0.0),
@@ -400,9 +408,30 @@ def plan_of(table: Settings, default: Plan, metrics: Iterable[str] = ()) -> Plan
     return plan
 
 
+def _sessions(table: Settings, default: Plan) -> tuple[int, int]:
+    sessions = table.take("sessions", list, list(default.sessions))
+    if len(sessions) != 2 or any(type(n) is not int for n in sessions) or not 1 <= sessions[0] <= sessions[1]:
+        raise table.error(
+            "sessions", f"must be [least, greatest], two whole numbers from 1 in this order, got {sessions!r}"
+        )
+    return sessions[0], sessions[1]
+
+
+def _agents(table: Settings, default: Plan, least: int) -> int:
+    """Agents over which the sessions are spread: fewer than usual where there are fewer sessions."""
+    agents = table.take_count("agents", min(default.agents, least))
+    if agents > least:
+        raise table.error(
+            "agents",
+            f"= {agents} is more than there are sessions: every agent has one at the least, and there may be "
+            f"no more than {least}; write sessions = [{agents}, ...], or fewer agents",
+        )
+    return agents
+
+
 def _span(table: Settings, key: str, default: tuple[float, float]) -> tuple[float, float]:
     span = table.take(key, list, list(default))
     numbers = [x for x in span if isinstance(x, int | float) and not isinstance(x, bool)]
-    if len(span) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1]:
+    if len(span) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
         raise table.error(key, f"must be [least, greatest] in seconds, got {span!r}")
     return float(numbers[0]), float(numbers[1])

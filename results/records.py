@@ -183,7 +183,10 @@ class Plan:
     def __post_init__(self) -> None:
         low, high = self.sessions
         if not 1 <= low <= high or not 1 <= self.agents <= low or not 1 <= self.min_runs <= self.max_runs:
-            raise ConfigError(f"plan {self.name!r}: needs 1 <= agents <= sessions and 1 <= runs, got {self}")
+            raise ConfigError(
+                f"plan {self.name!r} needs 1 <= agents <= sessions and 1 <= min_runs <= max_runs, got "
+                f"{self.agents} agents, {low} to {high} sessions, {self.min_runs} to {self.max_runs} runs"
+            )
 
 
 UNTRAINED = "untrained"

@@ -5,6 +5,7 @@ An error names the file, the table, the key, the value and what would have been 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,10 +72,11 @@ class Settings:
         return value
 
     def take_number(self, key: str, default: float, *, low: float, high: float = float("inf")) -> float:
-        """A number within bounds (both allowed)."""
+        """A finite number within bounds (both allowed)."""
         value = self.take(key, float, default)
-        if not low <= value <= high:
-            raise self.error(key, f"must lie between {low:g} and {high:g}, got {value:g}")
+        if not low <= value <= high or math.isinf(value):
+            upper = "" if math.isinf(high) else f" and at most {high:g}"
+            raise self.error(key, f"must be a finite number of at least {low:g}{upper}, got {value:g}")
         return value
 
     def take_count(self, key: str, default: int, *, low: int = 1) -> int:

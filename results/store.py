@@ -79,11 +79,15 @@ class Run:
     Attributes:
         name: Name of the run.
         config: What it was begun with.
+        begun_at: Host's wall clock when it was begun, seconds since the epoch.
     """
 
-    def __init__(self, store: Store, identity: int, name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, identity: int, name: str, config: dict[str, Any], begun_at: float
+    ) -> None:
         self.name = name
         self.config = config
+        self.begun_at = begun_at
         self.store = store
         self._id = identity
         self._later: list[dict[str, Any]] = []
@@ -217,14 +221,15 @@ class Store:
 
         Args:
             name: A name that is free: letters, digits, ``_``, ``-`` and ``.``.
-            config: JSON object that :attr:`Run.config` will give.
+            config: JSON object that :attr:`Run.config` will give, its keys in the same order.
 
         Raises:
             StoreError: If the name is taken or cannot be used.
         """
         if not _RUN_NAME.fullmatch(name):
             raise StoreError(f"a run cannot be called {name!r}; use letters, digits, '_', '-' and '.'")
-        row = {"name": name, "schema": SCHEMA, "config": _canonical(config), "at": time.time()}
+        # In its own order: the decisions of a space follow that of the keys.
+        row = {"name": name, "schema": SCHEMA, "config": _text(config), "at": time.time()}
 
         def write(connection: sa.Connection) -> None:
             if not insert_new(connection, RUNS, row):
@@ -243,7 +248,7 @@ class Store:
             row = connection.execute(sa.select(RUNS).where(RUNS.c.name == name)).one_or_none()
         if row is None:
             raise StoreError(unknown_name("run", name, self.runs()))
-        return Run(self, row.id, row.name, _read("run", row.schema, row.config))
+        return Run(self, row.id, row.name, _read("run", row.schema, row.config), row.at)
 
     def runs(self) -> list[str]:
         """Names of the runs, oldest first."""
@@ -343,8 +348,12 @@ def _open_server(text: str) -> sa.Engine:
 
 def _canonical(body: Any) -> str:
     """One text for equal JSON values."""
+    return _text(body, sort_keys=True)
+
+
+def _text(body: Any, *, sort_keys: bool = False) -> str:
     try:
-        return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, default=to_json)
+        return json.dumps(body, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False, default=to_json)
     except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"cannot be stored as JSON: {error}") from error
 

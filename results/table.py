@@ -14,7 +14,6 @@ import pandas as pd
 from results import energy, loading, scores
 from results.across_targets import front_across_targets, spans_targets
 from results.conditions import summary
-from results.confirmation import why
 from results.errors import StoreError
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
@@ -38,8 +37,7 @@ COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "paramet
 ACROSS_TARGETS_CSV = "pareto_all_targets.csv"
 
 _FRONT_COLUMNS = """
-trial front nominal confirmed not_confirmed limits architecture
-accuracy accuracy_low accuracy_high accuracy_split
+trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
 validation_accuracy validation_accuracy_low validation_accuracy_high board_accuracy
 board_accuracy_low board_accuracy_high latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio load_ms cold_ms
@@ -147,36 +145,35 @@ def pareto(run: Run, target_name: str) -> pd.DataFrame:
 
 def pareto_table(known: History, target_name: str) -> pd.DataFrame:
     """As :func:`pareto`, from records that were read already."""
-    target = known.target(target_name)
-    rows = [_member_row(known, member, target) for member in front(known, target_name)]
+    precision = known.target(target_name).precision
+    rows = [_member_row(member, precision, target_name) for member in front(known, target_name)]
     frame = _frame(rows) if rows else pd.DataFrame(columns=list(FRONT_COLUMNS))
     return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
 
 
-def _member_row(run: History, member: Member, target: Target) -> dict[str, Any]:
+def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
     candidate = member.candidate
     known = candidate.known
-    tested, validated = known.tested.get(target.precision), known.accuracy.get(target.precision)
+    tested, validated = known.tested.get(precision), known.accuracy.get(precision)
     return {
         "trial": known.trial.number,
         "front": member.place,
         "nominal": member.nominal,
         "confirmed": candidate.confirmed,
-        "not_confirmed": why(run, target) if member.nominal and not candidate.confirmed else None,
         "limits": member.limits,
         "architecture": describe(known.options),
         **_score_columns("accuracy", tested or validated),
         "accuracy_split": "test" if tested else "validation",
         **_score_columns("validation_accuracy", validated),
-        **_score_columns("board_accuracy", known.on_board.get(target.name)),
+        **_score_columns("board_accuracy", known.on_board.get(target)),
         **measurement_row(candidate.measurement, weights="trained"),
         "macs": known.network.get("macs"),
         "parameters": known.network.get("parameters"),
-        "trained_sha256": _trained_sha256(candidate),
+        "trained_sha256": _trained_sha256(candidate, target),
     }
 
 
-def _trained_sha256(candidate: Candidate) -> str | None:
+def _trained_sha256(candidate: Candidate, target: str) -> str | None:
     """Hash of the file with trained weights; a screen measured another one, of the same structure."""
     measured = candidate.measurement.artifact
     if candidate.confirmed:

@@ -222,7 +222,7 @@ def searched_live(wanted: dict[str, Any], folder: Path, store: Store) -> tuple[S
     told = {"study": wanted, "targets": to_json(study.targets), "problem": to_json(study.problem)}
     run = store.begin("fast", told | {"fidelity": to_json(study.fidelity), "seed": study.seed})
     lab = Lab(folder / "lab.toml", {"board": DeviceEntry("board", "local")})
-    with config.open_rig(study, lab, store, run, Watcher()) as rig:
+    with config.open_rig(study, lab, run, Watcher()) as rig:
         busy_s: dict[str, float] = defaultdict(float)
         board = Board("board", lambda: SleepingAgent(0.0, busy_s, "board"), lambda: None, rig.host)
         rig.boards = {"board": board}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import cli
 from harness.config import STORE
 from harness.quantities import parse_limit, show
-from harness.study import WORKERS, read_study, study_of
+from harness.study import BENCH, CONFIRM, NIGHTLY, SCREEN, WORKERS, plan_of, read_study, study_of
 from harness.training_pools import pool_of
+from results.codec import from_json, to_json
 from results.errors import ConfigError
 from results.front import objectives
-from results.records import Limit, Metric, Problem
+from results.records import Limit, Metric, Plan, Problem
+from results.settings import Settings
 from results.store import Store
 from tests.affinity import on_cores
 
@@ -76,19 +80,26 @@ def test_what_is_stored_reads_back_as_the_same_study(tmp_path: Path) -> None:
     assert study_of(study.source, path) == study
 
 
-def test_a_study_has_a_worker_per_core_unless_it_names_a_number(tmp_path: Path) -> None:
-    unnamed = write(tmp_path, GOOD.replace("workers = 2\n", ""))
-    cores = len(os.sched_getaffinity(0))
-    here = read_study(write(tmp_path, unnamed.read_text().replace("trials = 12", "trials = 10000")))
-    assert (here.workers, here.in_flight) == (cores, 3 * cores)
-    assert read_study(write(tmp_path, GOOD.replace("workers = 2\n", ""))).workers == min(cores, 2)
-    with on_cores(1):
-        there = read_study(unnamed)
-        assert (there.workers, there.in_flight) == (1, 3)
-        assert study_of(here.source, unnamed) == here, "what is stored goes on with its own number"
-        assert read_study(write(tmp_path, GOOD)).workers == 2
-        assert read_study(write(tmp_path, GOOD.split("[training]")[0] + _TARGET)).workers == 1
-    assert study_of(there.source, unnamed) == there
+@pytest.mark.parametrize(("trials", "in_flight"), [(12, 6), (80, 10), (400, 50)])
+def test_what_is_asked_for_depends_on_no_core_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int, in_flight: int
+) -> None:
+    unnamed = write(tmp_path, GOOD.replace("workers = 2\n", "").replace("trials = 12", f"trials = {trials}"))
+    workers = {}
+    for cores in (1, 2, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        study = read_study(unnamed)
+        workers[cores] = study.workers
+        assert study.in_flight == in_flight
+        assert study.source["training"] == {"epochs": 3, "in_flight": in_flight}
+        assert study_of(study.source, unnamed) == study
+    assert workers == {1: 1, 2: 2, 64: in_flight}
+
+
+def test_as_many_trials_are_under_way_as_there_are_named_workers(tmp_path: Path) -> None:
+    assert read_study(write(tmp_path, GOOD.replace("workers = 2", "workers = 9"))).in_flight == 9
+    named = read_study(write(tmp_path, GOOD.replace("workers = 2", "workers = 9\nin_flight = 4")))
+    assert (named.workers, named.in_flight) == (9, 4)
 
 
 @pytest.mark.parametrize("place", ['pool = "ray"', 'device = "cuda"'])
@@ -97,23 +108,23 @@ def test_cores_of_this_machine_tell_nothing_of_clusters_and_gpus(tmp_path: Path,
         assert read_study(write(tmp_path, GOOD.replace("workers = 2", place))).workers == WORKERS
 
 
-def test_a_run_is_stored_with_its_number_of_workers(tmp_path: Path) -> None:
+def test_a_run_is_stored_with_its_number_of_trials_under_way(tmp_path: Path) -> None:
     study = write(tmp_path, GOOD.replace("workers = 2\n", ""))
     (tmp_path / "lab.toml").write_text('[devices.pi5]\nconnection = "local"\npython = "/no/such/python"\n')
     places = ["--lab", str(tmp_path / "lab.toml"), "--runs", str(tmp_path / "runs")]
     assert cli.main(["search", str(study), *places]) == 1  # begun and stored, but the board is not fit
     with Store.open(tmp_path / "runs" / "demo" / STORE) as store:
         stored = store.run("demo").config["study"]
-    assert stored["training"]["workers"] == min(len(os.sched_getaffinity(0)), WORKERS)
-    with on_cores(1):
-        assert study_of(stored, study).workers == stored["training"]["workers"]
+    assert stored["training"]["in_flight"] == 6
 
 
-def test_a_run_that_was_stored_without_a_number_of_workers_goes_on_with_two(tmp_path: Path) -> None:
-    stored = tomllib.loads(GOOD.replace("workers = 2\n", ""))
+@pytest.mark.parametrize(("line", "in_flight"), [("", 6), ("workers = 1\n", 3), ("workers = 5\n", 15)])
+def test_a_run_that_an_earlier_version_stored_keeps_three_trials_per_worker(
+    tmp_path: Path, line: str, in_flight: int
+) -> None:
+    stored = tomllib.loads(GOOD.replace("workers = 2\n", line))
     with on_cores(1):
-        study = study_of(stored, tmp_path / "study.toml")
-    assert (study.workers, study.in_flight) == (2, 6)
+        assert study_of(stored, tmp_path / "study.toml").in_flight == in_flight
 
 
 def test_paths_of_tasks_are_stored_absolute(tmp_path: Path) -> None:
@@ -147,6 +158,22 @@ def test_paths_of_tasks_are_stored_absolute(tmp_path: Path) -> None:
             ["[confirm]", "max_runs", "at least 50"],
         ),
         ("options = { threads = 2 }", 'precision = "int4"', ["precision", "'int4'"]),
+        (
+            "[[targets]]",
+            "[measurement]\nconfirm = { sessions = [2, 4], agents = 5 }\n[[targets]]",
+            ["[measurement] [confirm]", "agents = 5", "no more than 2", "sessions = [5, ...]"],
+        ),
+        (
+            "[[targets]]",
+            "[measurement.screen]\nagents = 2\n[[targets]]",
+            ["[screen]", "agents = 2", "no more than 1", "sessions = [2, ...]"],
+        ),
+        ("[[targets]]", "[measurement.screen]\nsessions = [4, 2]\n[[targets]]", ["sessions", "[4, 2]"]),
+        ("[[targets]]", "[measurement.screen]\nsessions = [0, 2]\n[[targets]]", ["sessions", "[0, 2]"]),
+        ("[[targets]]", "[measurement.screen]\nsessions = [true, 2]\n[[targets]]", ["sessions", "[True, 2]"]),
+        ("[[targets]]", "[measurement.screen]\nsession_s = inf\n[[targets]]", ["session_s", "finite", "inf"]),
+        ("[[targets]]", "[measurement.screen]\nplateau_s = [1, inf]\n[[targets]]", ["plateau_s", "inf"]),
+        ("epochs = 3", "time_limit_s = inf", ["[training]", "time_limit_s", "finite"]),
     ],
 )
 def test_bad_values_name_file_key_value_and_remedy(
@@ -175,6 +202,34 @@ def test_sessions_have_the_runs_that_the_figures_asked_for_need(tmp_path: Path) 
     assert tail.screen.sessions[0] * tail.screen.min_runs >= 1000
     assert tail.confirm.sessions[0] * tail.confirm.min_runs >= 1000
     assert tail.screen.max_runs >= tail.screen.min_runs
+
+
+def test_fewer_sessions_are_spread_over_fewer_agents(tmp_path: Path) -> None:
+    few = GOOD.replace("[[targets]]", "[measurement]\nconfirm = { sessions = [2, 2] }\n[[targets]]", 1)
+    assert read_study(write(tmp_path, few)).confirm == replace(CONFIRM, sessions=(2, 2), agents=2)
+
+
+numbers = st.one_of(st.integers(-2, 40), st.floats(width=16), st.booleans())
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([field.name for field in fields(Plan)]),
+        st.one_of(numbers, st.lists(numbers, max_size=3)),
+        max_size=4,
+    )
+)
+def test_a_plan_is_usable_or_refused_by_table_and_key(values: dict[str, object]) -> None:
+    for default in (SCREEN, CONFIRM, BENCH, NIGHTLY):
+        try:
+            plan = plan_of(Settings(values, "study.toml [measurement] [plan]"), default)
+        except ConfigError as error:
+            said = str(error)
+            assert said.startswith("study.toml [measurement] [plan]: ")
+            assert any(key in said for key in values), said
+            assert "Plan(" not in said
+        else:
+            assert from_json(Plan, to_json(plan)) == plan
 
 
 def test_no_target_and_the_same_target_twice(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from devices.emulation.resting import RestingAgent
 from devices.power_switch import PowerSwitch
 from devices.ssh_config import SshAddress
 from results.errors import BoardError, ConfigError
+from results.printable import printable
 
 
 class Switch(PowerSwitch):
@@ -80,4 +81,4 @@ class Switch(PowerSwitch):
         """Says on stderr what takes long, such as a wait for a turn; each thing once."""
         if text not in self._said:
             self._said.add(text)
-            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+            print(printable(f"{self._name}: {text}"), file=sys.stderr, flush=True)
