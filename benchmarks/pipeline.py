@@ -112,7 +112,11 @@ class SleepingAgent(BoardAgent):
 
 
 def _config(study: Study) -> dict[str, Any]:
-    return {"study": STUDY, "targets": to_json(study.targets), "problem": to_json(study.problem)}
+    return {
+        "study": STUDY,
+        "targets": to_json(study.targets),
+        "problem": to_json(study.problem("accuracy", maximise=True)),
+    }
 
 
 def run(session_s: float, trials: int) -> dict[str, float]:
@@ -130,7 +134,7 @@ def run(session_s: float, trials: int) -> dict[str, float]:
             prepare(rig)
             busy_s.clear()
             began = time.monotonic()
-            stages.search(rig, config.strategy_of(study, rig.space))
+            stages.search(rig, config.strategy_of(study, rig.space, rig.problem))
             wall_s = time.monotonic() - began
         training_s = sum(r.body["wall_s"] for r in record.records("trained"))
         cpu_s = sum(r.body["training_s"] for r in record.records("trained"))

@@ -122,7 +122,7 @@ def _read(text: str, args: argparse.Namespace) -> Exported:
 
 
 def _winner(folder: Path, trial: str, args: argparse.Namespace) -> Path:
-    """File of a trial of a run, by default of the most accurate on the front of the target."""
+    """File of a trial of a run, by default of the one with the best score on the front of the target."""
     runtime = args.runtime or "onnxruntime"
     if not trial:
         trial = str(_best(folder, args.on, runtime))

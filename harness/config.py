@@ -28,7 +28,7 @@ from harness.study import Named, Study
 from harness.training_pools import pool_of
 from results.codec import digest, from_json, to_json
 from results.errors import BoardError, ConfigError, StoreError, unknown_name
-from results.records import Measurement
+from results.records import Measurement, Problem
 from results.store import Run, Store
 from search.datasets import load_task
 from search.joint import JointSpace
@@ -97,14 +97,14 @@ def _class_of(folder: str, name: str, base: type[Any]) -> type[Any]:
     return found
 
 
-def strategy_of(study: Study, space: SearchSpace) -> Strategy:
+def strategy_of(study: Study, space: SearchSpace, problem: Problem) -> Strategy:
     """A fresh strategy for a study."""
     with _table(study, "strategy"):
         name, _, sampler = study.strategy.name.partition(":")  # optuna:TPESampler
         options = dict(study.strategy.options) | ({"sampler": sampler} if sampler else {})
         kind = _class_of("strategies", name, Strategy)
         _check_options(kind, Named(name, options), "strategy")
-        strategy: Strategy = kind(space, study.problem, fidelity=study.fidelity, seed=study.seed, **options)
+        strategy: Strategy = kind(space, problem, fidelity=study.fidelity, seed=study.seed, **options)
         return strategy
 
 

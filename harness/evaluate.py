@@ -94,7 +94,7 @@ class Evaluator:
         return "complete"
 
     def _limits(self, target: Target) -> list[Limit]:
-        return list(own_limits(self.rig.study.problem, target))
+        return list(own_limits(self.rig.problem, target))
 
     def _broken(self, known: Progressing, limits: list[Limit]) -> bool:
         evaluation = known.evaluation("complete")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from harness.quantities import QUANTITIES, show
 from results import table
 from results.across_targets import spans_targets
 from results.codec import from_json
-from results.evaluations import evaluations, history
+from results.evaluations import evaluations, history, stored_problem
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
 from results.store import Run
+from results.units import score_title
 
 SHOWN_CLOSEST = 5
 METRICS = tuple(QUANTITIES)
@@ -30,7 +31,7 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
     """The outcome as a JSON value: the rows of the CSVs, and the files."""
     targets = [from_json(Target, target) for target in run.config["targets"]]
     fronts = {t.name: json.loads(table.pareto(run, t.name).to_json(orient="records")) for t in targets}
-    if spans_targets(from_json(Problem, run.config["problem"])):
+    if spans_targets(stored_problem(run.config)):
         together = table.across_targets_table(history(run))
         fronts["all targets"] = json.loads(together.to_json(orient="records"))
     return {"run": run.name, "folder": str(folder), "fronts": fronts, "files": [str(p) for p in paths]}
@@ -39,7 +40,7 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
 def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | None = None) -> None:
     """Prints each target's front, or the closest candidates where no limit could be met, and the files."""
     console = console or terminal.console()
-    problem = from_json(Problem, run.config["problem"])
+    problem = stored_problem(run.config)
     for target in (from_json(Target, t) for t in run.config["targets"]):
         front = table.pareto(run, target.name)
         if front.empty:
@@ -62,13 +63,20 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
 def _front_table(front: Any, target: Target, problem: Problem) -> Table:
     title = _words(own_limits(problem, target))
     grid = Table(title=f"front on {target.name}" + (f" under {title}" if title else ""), title_justify="left")
-    for column in ("trial", "accuracy (test)", "p90 latency", "size", "parameters", "confirmed", "verdict"):
+    for column in (
+        "trial",
+        score_title(problem, "test"),
+        "p90 latency",
+        "size",
+        "parameters",
+        "confirmed",
+        "verdict",
+    ):
         grid.add_column(column, overflow="fold")
     for row in front[front["nominal"]].sort_values("latency_p90_ms").to_dict("records"):
         grid.add_row(
             str(row["trial"]),
-            _with_interval(row, "accuracy")
-            + ("" if row["accuracy_split"] == "test" else f" ({row['accuracy_split']})"),
+            table.score_cell(row, problem.metric).removesuffix(" (test)"),
             "{latency_p90_ms:.3g} [{latency_p90_ms_low:.3g}, {latency_p90_ms_high:.3g}] ms".format(**row),
             show("size", row["size_bytes"]),
             show("parameters", row["parameters"]),
@@ -76,12 +84,6 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
             str(row["verdict"]),
         )
     return grid
-
-
-def _with_interval(row: Mapping[Any, Any], name: str) -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    ends = "no interval" if low is None or low != low else f"{low:.3f}, {high:.3f}"
-    return f"{value:.3f} [{ends}]"
 
 
 def _print_closest(run: Run, target: Target, problem: Problem, console: Console) -> None:

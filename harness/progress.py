@@ -15,9 +15,13 @@ from results.front import own_limits
 from results.pareto import fronts
 from results.records import Evaluation, Interval, Measurement, Metric, Problem, Target, Trial
 from results.statistics import decide, half_width, judge, value
+from results.units import score as show_score
 
 CELL = 24
 """Width of a target's column."""
+
+SCORE = 24
+"""Greatest width of that of the scores; a metric's name may be long."""
 
 
 class Watcher:
@@ -64,6 +68,7 @@ class LiveWatcher(Watcher):
         self._problem = problem
         self._columns = columns(problem, targets)
         self._console = console or terminal.console()
+        self._score_title = problem.metric[:SCORE].ljust(12)
         self._cost = problem.objectives[1].name
         self._complete: list[Evaluation] = []
         self._told = 0
@@ -93,7 +98,7 @@ class LiveWatcher(Watcher):
             self._bar.stop()
 
     def epoch(self, trial: Trial, epoch: int, score: float) -> None:
-        self._describe(f"trial {trial.number}: epoch {epoch}, {self._problem.objectives[0].name} {score:.3f}")
+        self._describe(f"trial {trial.number}: epoch {epoch}, {self._problem.metric} {show_score(score)}")
 
     def measured(self, trial: Trial, measurement: Measurement) -> None:
         self._describe(f"trial {trial.number}: measured on {measurement.target.name}")
@@ -126,11 +131,12 @@ class LiveWatcher(Watcher):
     def _header(self) -> str:
         columns = "".join(f"  {title:<{CELL}}" for title in self._columns)
         cost = self._cost.replace("latency_", "") + " with its 95 % interval; ~ noisy, ! invalid"
-        return f"{'trial':>7}  {'accuracy':<12}{columns}  front so far, time left   ({cost})"
+        lower = "" if self._problem.maximise else f"{self._problem.metric}: lower is better; "
+        return f"{'trial':>7}  {self._score_title}{columns}  front so far, time left   ({lower}{cost})"
 
     def _line(self, evaluation: Evaluation) -> Text:
         line = Text(f"{self._told}/{self._trials}".rjust(7))
-        line.append("  " + self._accuracy_cell(evaluation).ljust(12))
+        line.append("  " + self._score_cell(evaluation).ljust(len(self._score_title)))
         for targets in self._columns.values():
             line.append("  ").append_text(self._column_cell(evaluation, targets))
         line.append(f"  {self._front()}, {self._left()} left")
@@ -138,15 +144,14 @@ class LiveWatcher(Watcher):
             line.append(f"\n         {evaluation.error}", style="red")
         return line
 
-    def _accuracy_cell(self, evaluation: Evaluation) -> str:
-        accuracy = value(evaluation, self._problem.objectives[0])
+    def _score_cell(self, evaluation: Evaluation) -> str:
+        score = value(evaluation, self._problem.objectives[0])
         if evaluation.state == "infeasible":
             return "not trained"
-        if evaluation.state != "complete" or accuracy is None:
+        if evaluation.state != "complete" or score is None:
             return evaluation.state
-        if not accuracy.is_known:
-            return f"{accuracy.value:.3f} ±?"
-        return f"{accuracy.value:.3f} ±{(accuracy.high - accuracy.low) / 2:.3f}"
+        half = f"{(score.high - score.low) / 2:.2g}" if score.is_known else "?"
+        return f"{show_score(score.value)} ±{half}"
 
     def _column_cell(self, evaluation: Evaluation, targets: Sequence[Target]) -> Text:
         measured = [t for t in targets if t.name in evaluation.measurements]
@@ -178,8 +183,9 @@ class LiveWatcher(Watcher):
         if not known:
             return "empty"
         found = fronts(known, [m.maximise for m in objectives])  # type: ignore[arg-type]
-        best = max(p[0].value for p in known if p[0])
-        return f"{len(found.nominal)} (best {best:.3f})"
+        best = max if self._problem.maximise else min
+        figure = best(p[0].value for p in known if p[0])
+        return f"{len(found.nominal)} (best {show_score(figure)})"
 
     def _left(self) -> str:
         done = self._told - self._began_with

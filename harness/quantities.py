@@ -57,8 +57,6 @@ def parse_limit(text: str, where: str) -> tuple[str, float]:
 def show(metric: str, value: float) -> str:
     """A figure with three digits and a unit that suits it: ms, mJ, kB ..."""
     quantity = QUANTITIES.get(metric, "count")
-    if metric == "accuracy":
-        return f"{value:.3f}"
     if quantity == "latency":
         return f"{value * 1e3:.3g} ms"
     if quantity == "energy":

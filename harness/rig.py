@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from harness.board import Board
 from harness.host import Host
 from harness.progress import Watcher
-from harness.study import Study
-from results.records import Evaluation, Measurement, Plan, Score, State, Target, Trial
+from harness.study import Study, problem_of
+from results.records import Evaluation, Measurement, Plan, Problem, Score, State, Target, Trial
 from results.statistics import Spread
 from results.store import Run, Store
 from search.joint import targets_of
@@ -41,6 +41,11 @@ class Rig:
     order: tuple[Target, ...] = ()
     torch: threading.Lock = field(default_factory=threading.Lock)
     """Held while PyTorch computes in this process: it seeds generators of all threads."""
+
+    @property
+    def problem(self) -> Problem:
+        """What the study is after."""
+        return problem_of(self.study, self.task)
 
     def abort(self) -> None:
         """Makes everything under way end soon, in whatever thread it is."""

@@ -20,13 +20,15 @@ from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
 from harness.resumption import stored_space, stored_study
-from harness.study import Study, read_study
+from harness.study import Study, problem_of, read_study
 from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
+from results.evaluations import stored_problem
 from results.store import Run, Store
 from search.network import costs
 from search.space import SearchSpace
+from search.strategy import Strategy
 from search.tasks import Task
 
 
@@ -37,7 +39,7 @@ def search(args: argparse.Namespace) -> int:
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
-    check_stages(config.strategy_of(study, space))
+    check_stages(config.strategy_of(study, space, problem_of(study, task)))
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
     folder = _new_folder(args.runs, study.name)
     with Store.open(folder / STORE) as store:
@@ -73,9 +75,9 @@ def dry_run(args: argparse.Namespace) -> int:
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
-    strategy = config.strategy_of(study, space)
+    strategy = config.strategy_of(study, space, problem_of(study, task))
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
-    rows = _cost_rows(study, space, strategy.measured_per_training) | costs_before(strategy)
+    rows = _cost_rows(study, space, strategy) | costs_before(strategy)
     if args.json:
         terminal.write_json(rows)
     else:
@@ -88,16 +90,16 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cost_rows(study: Study, space: SearchSpace, measured_per_training: int) -> dict[str, Any]:
+def _cost_rows(study: Study, space: SearchSpace, strategy: Strategy) -> dict[str, Any]:
     rng = np.random.default_rng(study.seed)
     parameters = [costs(space.build(space.sample(rng))).parameters for _ in range(50)]
     screen, confirm = study.screen, study.confirm
     screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
     confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
     # Compromises between targets are confirmed beside each target's own front.
-    confirm_s *= stages.CONFIRMED_PER_TARGET * (2 if spans_targets(study.problem) else 1)
+    confirm_s *= stages.CONFIRMED_PER_TARGET * (2 if spans_targets(strategy.problem) else 1)
     prepare_s = PREPARE_PLAN.sessions[0] * (PREPARE_PLAN.session_s + PREPARE_PLAN.warmup_s)
-    candidates = study.trials * measured_per_training
+    candidates = study.trials * strategy.measured_per_training
     devices = {t.device: study.choices.measured_on(study.targets, t.device) for t in study.targets}
     samples = candidates * sum(devices.values()) * screen.sessions[1] * screen.max_runs
     rows: dict[str, Any] = {
@@ -127,7 +129,7 @@ def _where(study: Study) -> str:
 def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:
     if args.accept_noisy:
         study = dataclasses.replace(study, accept_noisy=True)
-    watcher = _watcher(args, study)
+    watcher = _watcher(args, study, run)
     with run.store.claim(run.name):
         watcher.note(f"run {run.name} in {folder}")
         watcher.stage("preflight: is every board fit to be measured?")
@@ -135,7 +137,7 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: P
             look_at(lab.entry(name), f"boardwise study {study.name}", watcher, ask_secret())
         try:
             with config.open_rig(study, lab, run, watcher, ask_secret=ask_secret(), task=task) as rig:
-                strategy = config.strategy_of(study, rig.space)
+                strategy = config.strategy_of(study, rig.space, rig.problem)
                 stages.run_study(rig, strategy, folder)
                 paths = stages.result_paths(folder)
         except BaseException:
@@ -147,11 +149,11 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: P
     return 0
 
 
-def _watcher(args: argparse.Namespace, study: Study) -> Watcher:
+def _watcher(args: argparse.Namespace, study: Study, run: Run) -> Watcher:
     if args.json:
         return Watcher()
     expected = study.speedups.expected_trainings(study.trials)
-    return LiveWatcher(study.problem, study.targets, expected)
+    return LiveWatcher(stored_problem(run.config), study.targets, expected)
 
 
 def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
     return {
         "study": dict(study.source),
         "targets": to_json(study.targets),
-        "problem": to_json(study.problem),
+        "problem": to_json(problem_of(study, task)),
         "task": {
             "name": task.name,
             "metric": task.metric,

@@ -23,6 +23,7 @@ from results.errors import ConfigError
 from results.records import FORMATS, Fidelity, Limit, Metric, Plan, Problem, Target
 from results.settings import Settings
 from results.statistics import QUANTILES, runs_needed
+from search.tasks import Task
 
 SCREEN = Plan("screen", sessions=(1, 6), half_width=0.05, session_s=0.08, warmup_s=0.04, min_runs=20)
 """One session is enough where the known spread of the target says so; where it is not known, the interval of
@@ -105,7 +106,7 @@ class Study:
         pool: Where trainings run: in ``processes`` of this machine, or with ``ray``.
         device: What they compute with: ``cpu`` or ``cuda``.
         targets: Where it is measured.
-        objectives: Names of the cost objectives beside the accuracy.
+        objectives: Names of the cost objectives beside the task's metric.
         across_targets: What a cost is where there are several targets: that of the ``worst`` of them, or of
             ``each`` as an objective of its own.
         limits: Hard limits.
@@ -151,15 +152,19 @@ class Study:
     source: Mapping[str, Any] = field(default_factory=dict)
     file: str = field(default="", compare=False)
 
-    @property
-    def problem(self) -> Problem:
-        """Accuracy up, costs down: of each target, or of the worst, each by its limit where it has one."""
+    def problem(self, metric: str, *, maximise: bool) -> Problem:
+        """The task's metric, and costs down: of each target, or of the worst, by its limit if it has one.
+
+        Args:
+            metric: What the task calls its metric.
+            maximise: Whether more of it is better.
+        """
         names = self.choices.places(self.targets)
         in_float = all(target.precision == "fp32" for target in self.targets)
         # At the targets' precisions, the worst of them; training alone tells it where all are float32.
-        accuracy = Metric("accuracy", () if in_float else names, maximise=True)
+        score = Metric("accuracy", () if in_float else names, maximise=maximise)
         costs = [cost for name in self.objectives for cost in self._costs(name, names)]
-        return Problem((accuracy, *costs), self.limits)
+        return Problem((score, *costs), self.limits, metric)
 
     def _costs(self, metric: str, places: tuple[str, ...]) -> list[Metric]:
         if metric not in PER_TARGET:
@@ -172,6 +177,11 @@ class Study:
     def _scale(self, metric: str, place: str) -> float:
         uppers = [x.upper for x in self.limits if x.metric == Metric(metric, (place,))]
         return min(uppers, default=1.0)
+
+
+def problem_of(study: Study, task: Task) -> Problem:
+    """What a study is after: the task's metric in the task's direction, and the costs that it names."""
+    return study.problem(task.metric, maximise=task.maximise)
 
 
 def read_study(path: Path) -> Study:

@@ -50,7 +50,7 @@ def spans_targets(problem: Problem) -> bool:
 
 
 def front_across_targets(known: History) -> list[Compromise]:
-    """Members of the certain and the possible front by all objectives, best accuracy first.
+    """Members of the certain and the possible front by all objectives, best score first.
 
     Empty where no study asked for it (:func:`spans_targets`).
     """
@@ -73,8 +73,7 @@ def front_across_targets(known: History) -> list[Compromise]:
         )
         for i in found.possible
     ]
-    best_first = -1.0 if maximise[0] else 1.0
-    return sorted(members, key=lambda member: best_first * member.figures[0].value)
+    return sorted(members, key=lambda member: member.figures[0].value, reverse=known.problem.maximise)
 
 
 def _candidates(known: History) -> list[Compromise]:

@@ -7,7 +7,7 @@ from results.deployments_report import figure_cell
 from results.evaluations import History
 from results.markdown import table
 from results.table import ACROSS_TARGETS_CSV
-from results.units import axis_label, factor
+from results.units import axis_label, factor, score_title
 
 SHOWN_MEMBERS = 12
 
@@ -39,4 +39,8 @@ def across_targets(known: History) -> list[str]:
         "A compromise between targets may be on the front of none of them alone. *Confirmed* means on every "
         "target."
     )
-    return [title, table(("trial", "front", "accuracy (validation)", *columns, "confirmed"), rows), text]
+    return [
+        title,
+        table(("trial", "front", score_title(known.problem, "validation"), *columns, "confirmed"), rows),
+        text,
+    ]

@@ -52,7 +52,7 @@ def same_network(known: History, device: str) -> dict[Target, Measurement]:
 
 
 def board_front(known: History, device: str) -> list[Deployed]:
-    """The nominal front over all targets of a device, best accuracy first.
+    """The nominal front over all targets of a device, best score first.
 
     Members are within all limits by their values, and measured validly in the newest state of the board.
     """
@@ -71,7 +71,7 @@ def board_front(known: History, device: str) -> list[Deployed]:
     ]
     found = fronts([c.figures for _, c in group], maximise, feasible=met)
     members = [Deployed(*group[i], certain=i in found.certain) for i in found.nominal]
-    return sorted(members, key=lambda m: -m.candidate.figures[0].value * (1 if maximise[0] else -1))
+    return sorted(members, key=lambda m: m.candidate.figures[0].value, reverse=known.problem.maximise)
 
 
 @dataclass(frozen=True)

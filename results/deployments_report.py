@@ -11,7 +11,7 @@ from results.front import candidates, limits_of, objectives, within
 from results.markdown import table
 from results.records import Interval, Target
 from results.statistics import latency, peak_memory
-from results.units import axis_label, factor
+from results.units import axis_label, factor, score_title
 
 SHOWN_MEMBERS = 12
 
@@ -57,14 +57,14 @@ def _fastest(times: Mapping[Target, Interval]) -> list[str]:
         text += f"; at 95 % it cannot be told from {', '.join(equal)}"
     return [
         f"{text}. That network is a random one of the space with untrained weights, measured on every target "
-        "before the search; its accuracy and other networks may decide otherwise."
+        "before the search; its score and other networks may decide otherwise."
     ]
 
 
 def _factors(known: History, times: Mapping[Target, Interval]) -> list[str]:
     """One line for every decision: which value is fastest with all others equal."""
     lines = [_factor(factor) for factor in factors(times)]
-    lines += [line for name in ("fp16", "int8") if (line := _cost_in_accuracy(known, name))]
+    lines += [line for name in ("fp16", "int8") if (line := _cost_in_score(known, name))]
     return ["\n".join(lines)] if lines else []
 
 
@@ -80,15 +80,20 @@ def _factor(factor: Factor) -> str:
     )
 
 
-def _cost_in_accuracy(known: History, precision: str) -> str:
-    """What a precision does to the accuracy of the trials that were scored in it."""
+def _cost_in_score(known: History, precision: str) -> str:
+    """What a precision does to the score of the trials that were scored in it."""
     both = [t.accuracy for t in known.trials if {"fp32", precision} <= t.accuracy.keys()]
     if not both:
         return ""
-    points = [100 * (scores[precision].value - scores["fp32"].value) for scores in both]
+    share = all(scores["fp32"].proportion for scores in both)
+    changes = [scores[precision].value - scores["fp32"].value for scores in both]
+    mean, least, most = (
+        f"{100 * change:+.2f}" if share else f"{change:+.4g}"
+        for change in (sum(changes) / len(changes), min(changes), max(changes))
+    )
     return (
-        f"- **Accuracy in {precision}** against float32, the same weights: {sum(points) / len(points):+.2f} "
-        f"points in the mean of {len(points)} trials, from {min(points):+.2f} to {max(points):+.2f}"
+        f"- **{score_title(known.problem)} in {precision}** against float32, the same weights: {mean} "
+        f"{'points ' * share}in the mean of {len(changes)} trials, from {least} to {most}"
     )
 
 
@@ -120,8 +125,9 @@ def _front(known: History, device: str, front: Sequence[Deployed]) -> list[str]:
     best = front[0]
     words = ", ".join(f"{name} {count}" for name, count in shares)
     text = (
-        f"**Of the {len(front)} candidates on the front of all deployments together: {words}.** The most "
-        f"accurate within the limits is trial {best.candidate.known.trial.number} on {label(best.target)}."
+        f"**Of the {len(front)} candidates on the front of all deployments together: {words}.** The best "
+        f"{known.problem.metric} within the limits is that of trial {best.candidate.known.trial.number} on "
+        f"{label(best.target)}."
     )
     rows = [
         (
@@ -132,7 +138,12 @@ def _front(known: History, device: str, front: Sequence[Deployed]) -> list[str]:
         )
         for m in front[:SHOWN_MEMBERS]
     ]
-    columns = ("trial", "deployment", "accuracy (validation)", *(axis_label(c.name) for c in costs))
+    columns = (
+        "trial",
+        "deployment",
+        score_title(known.problem, "validation"),
+        *(axis_label(c.name) for c in costs),
+    )
     return [text, table((*columns, "confirmed"), rows)]
 
 
@@ -142,4 +153,6 @@ def _scales(known: History, member: Deployed) -> list[float]:
 
 def figure_cell(interval: Interval, scale: float) -> str:
     """A figure with its interval, to be shown."""
+    if not interval.is_known:
+        return f"{interval.value * scale:.4g} (no interval)"
     return f"{interval.value * scale:.4g} [{interval.low * scale:.4g}, {interval.high * scale:.4g}]"

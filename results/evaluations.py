@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from results.codec import from_json
@@ -138,9 +138,27 @@ def history(run: Run) -> History:
         name=run.name,
         config=run.config,
         targets=tuple(from_json(Target, t) for t in run.config["targets"]),
-        problem=from_json(Problem, run.config["problem"]),
+        problem=stored_problem(run.config),
         trials=tuple(trials[number] for number in sorted(trials)),
         prepared={r.key: from_json(Measurement, r.body["measurement"]) for r in run.records("prepared")},
+    )
+
+
+def stored_problem(config: Mapping[str, Any]) -> Problem:
+    """Objectives and limits of a run, of its configuration.
+
+    A run from before the metric was a part of them was searched as if more were better; what its task says
+    counts here.
+    """
+    problem = from_json(Problem, config["problem"])
+    if "metric" in config["problem"]:
+        return problem
+    task = config.get("task", {})
+    first = replace(problem.objectives[0], maximise=bool(task.get("maximise", True)))
+    return replace(
+        problem,
+        objectives=(first, *problem.objectives[1:]),
+        metric=str(task.get("metric", problem.metric)),
     )
 
 

@@ -1,7 +1,7 @@
 """Which trials had the study's full training, and whether lower ones predict it.
 
 A trial's *level* is its fidelity with the epochs counted that its weights had before: a promoted trial goes
-on with those of its parent.  Accuracies of different levels are never ranked with each other; only trials at
+on with those of its parent.  Scores of different levels are never ranked with each other; only trials at
 the full level enter fronts, and none whose training was ended before its last epoch.
 """
 
@@ -89,7 +89,7 @@ def is_full(level: Fidelity, full: Fidelity) -> bool:
 
 
 def agreements(evaluations: Iterable[Evaluation]) -> list[Agreement]:
-    """Rank correlation of validation accuracies between each two levels that follow each other.
+    """Rank correlation of validation scores between each two levels that follow each other.
 
     Of networks that were trained at both, wherever there are some; trainings that were ended early are left
     out.  In order of falling number of networks.

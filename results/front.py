@@ -5,7 +5,7 @@ the network by its values.  Confirmed figures replace those of the screen.  Whet
 kept decides how much a candidate may claim: one in doubt is on no certain front and rules nobody out, and
 so is one whose measurement is invalid.
 
-Accuracy here is that of the validation split, for all candidates alike: the test split is known for some
+The score here is that of the validation split, for all candidates alike: the test split is known for some
 only, and choosing by it would spend it.
 
 Figures of different environments (kernel, runtime version, unit ...) or origins (measured, replayed) are
@@ -70,12 +70,12 @@ class Member:
 
 
 def objectives(problem: Problem, target: str) -> tuple[Metric, ...]:
-    """The problem's objectives as they are on one target: accuracy first, then the costs.
+    """The problem's objectives as they are on one target: the task's metric first, then the costs.
 
     A cost that is an objective of every target is one on each.
     """
     costs = [replace(o, targets=(target,) if o.targets else (), scales=()) for o in problem.objectives[1:]]
-    return Metric("accuracy", (target,), maximise=problem.objectives[0].maximise), *dict.fromkeys(costs)
+    return Metric("accuracy", (target,), maximise=problem.maximise), *dict.fromkeys(costs)
 
 
 def limits_of(problem: Problem, target: Target) -> tuple[Limit, ...]:
@@ -114,7 +114,7 @@ def within(evaluation: Evaluation, limits: Sequence[Limit]) -> bool:
 
 
 def front(history: History, target: str) -> list[Member]:
-    """Members of the certain and the possible front of a target, by falling accuracy.
+    """Members of the certain and the possible front of a target, the best score first.
 
     Those of other environments come last, see the head of this module.
     """
@@ -152,8 +152,7 @@ def _members(
         )
         for i in found.possible
     ]
-    best_first = -1.0 if maximise[0] else 1.0
-    return sorted(members, key=lambda m: best_first * m.candidate.figures[0].value)
+    return sorted(members, key=lambda m: m.candidate.figures[0].value, reverse=problem.maximise)
 
 
 def _place(index: int, found: Fronts) -> Place:

@@ -1,4 +1,4 @@
-"""Whose weights a trial's training began with, and what trainings stand behind its accuracy."""
+"""Whose weights a trial's training began with, and what trainings stand behind its score."""
 
 from __future__ import annotations
 

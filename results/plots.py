@@ -1,6 +1,6 @@
 """Pictures of fronts (PNG), drawn without a display and without pyplot's global state.
 
-The vertical axis is the accuracy by which the front was chosen (validation split), for all points alike.
+The vertical axis is the score by which the front was chosen (validation split), for all points alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from results.front import Candidate, Member, candidates, front, limits_of, objec
 from results.records import Interval, Limit, Measurement, Metric
 from results.statistics import value
 from results.store import Run
-from results.units import axis_label, factor, show, words
+from results.units import axis_label, factor, score_title, show, words
 
 SIZE_IN = (8.0, 5.4)
 DPI = 144
@@ -37,7 +37,7 @@ CERTAIN, POSSIBLE, LIMIT, STEP, DIMMED = "#0072B2", "#E69F00", "#D55E00", "#4444
 
 
 def front_picture(run: Run, target_name: str, path: Path) -> None:
-    """Draws a target's front: accuracy against its cost, with 95 % intervals, as a PNG file.
+    """Draws a target's front: the task's metric against its cost, with 95 % intervals, as a PNG file.
 
     Raises:
         StoreError: If the run has no such target, or the file cannot be written.
@@ -105,8 +105,7 @@ def _screened(known: History, cost: Metric, scale: float) -> list[float]:
 
 def _set_axes(axes: Axes, known: History, cost: Metric) -> None:
     axes.set_xlabel(axis_label(cost.name))
-    better = "" if known.problem.objectives[0].maximise else ", less is better"
-    axes.set_ylabel(f"{known.config.get('task', {}).get('metric', 'accuracy')} (validation{better})")
+    axes.set_ylabel(score_title(known.problem, "validation"))
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -133,10 +132,10 @@ def _set_range(axes: Axes, costs: Sequence[Interval], upper: float | None, scree
 
 
 def _place(candidate: Candidate, scale: float) -> tuple[Interval, Interval]:
-    """Cost (as shown) and accuracy of a candidate."""
-    accuracy, *costs = candidate.figures
-    cost = costs[0] if costs else accuracy
-    return Interval(cost.low * scale, cost.value * scale, cost.high * scale), accuracy
+    """Cost (as shown) and score of a candidate."""
+    score, *costs = candidate.figures
+    cost = costs[0] if costs else score
+    return Interval(cost.low * scale, cost.value * scale, cost.high * scale), score
 
 
 def _others(shown: Sequence[Candidate], members: Sequence[Member]) -> list[Candidate]:

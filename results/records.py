@@ -449,10 +449,27 @@ class Limit:
 
 @dataclass(frozen=True)
 class Problem:
-    """What the search is after.  Objectives in order; the first is the accuracy."""
+    """What the search is after.
+
+    Attributes:
+        objectives: In order; the first is the task's metric, called ``accuracy`` here whatever it is.
+        limits: Hard limits.
+        metric: What the task calls its metric; any finite number, not only a share.
+    """
 
     objectives: tuple[Metric, ...]
     limits: tuple[Limit, ...] = ()
+    metric: str = "accuracy"
+
+    @property
+    def maximise(self) -> bool:
+        """Whether more of the task's metric is better."""
+        return self.objectives[0].maximise
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which values of the task's metric are better, in a word."""
+        return "higher" if self.maximise else "lower"
 
 
 State = Literal["complete", "screened", "infeasible", "failed", "unmeasured"]

@@ -23,8 +23,8 @@ from results.relaxation_report import relaxation
 from results.speedups import speedups
 from results.statistics import judge
 from results.store import Run
-from results.table import closest_table, describe, iso, pareto_table
-from results.units import show, words
+from results.table import closest_table, describe, iso, pareto_table, score_cell
+from results.units import score_title, show, words
 from results.weight_sharing import weight_sharing
 
 SHOWN_MEMBERS = 12
@@ -33,10 +33,10 @@ SHOWN_CLOSEST = 5
 _READING = """
 - Fronts are per target, unless they say that they are of several. Figures of different targets, environments
   or origins are never ranked together.
-- Intervals are 95 %: of latency over separate processes, of accuracy over the examples (Wilson), and so are
-  those of other metrics (BCa bootstrap). What has no interval is never certain. They do not contain the
+- Intervals are 95 %: of latency over separate processes, of the task's metric over the examples (Wilson for a
+  share, BCa bootstrap for others). What has no interval is never certain. They do not contain the
   spread between trainings with other seeds, or between two boards of one model.
-- The search saw the validation split only, and the front is chosen by it; `test` accuracies were scored
+- The search saw the validation split only, and the front is chosen by it; the test split was scored
   afterwards and play no part in the choice.
 - The *certain* front holds what nothing can dominate within the intervals, the *possible* front what nothing
   dominates for certain. The best of many noisy figures is optimistic; hence the confirmation.
@@ -86,17 +86,18 @@ def _goal(objective: Metric, problem: Problem) -> str:
     """An objective in words, with its target where there is another of that name."""
     same = sum(other.name == objective.name for other in problem.objectives)
     where = f" on {' '.join(objective.targets)}" if same > 1 else ""
-    return f"{'most' if objective.maximise else 'least'} {words(objective.name)}{where}"
+    name = problem.metric if objective == problem.objectives[0] else words(objective.name)
+    return f"{'most' if objective.maximise else 'least'} {name}{where}"
 
 
 def _searched(known: History) -> list[str]:
     config = known.config
+    problem, goals = known.problem, [_goal(o, known.problem) for o in known.problem.objectives]
     task, space, strategy = (config.get(name, {}) for name in ("task", "space", "strategy"))
-    limits = [f"{_limit(x)} on {' '.join(x.metric.targets) or 'the network'}" for x in known.problem.limits]
-    goals = [_goal(o, known.problem) for o in known.problem.objectives]
+    limits = [f"{_limit(x)} on {' '.join(x.metric.targets) or 'the network'}" for x in problem.limits]
     fidelity = config.get("fidelity", {})
     lines = [
-        f"- **Task**: {task.get('name', 'unknown')}, {task.get('metric', 'accuracy')}",
+        f"- **Task**: {task.get('name', 'unknown')}, {problem.metric} ({problem.better} is better)",
         f"- **Space**: {space.get('name', 'unknown')}; **strategy**: {strategy.get('name', 'unknown')}, "
         f"seed {config.get('seed')}",
         f"- **Training**: {fidelity.get('epochs')} epochs, {fidelity.get('subset', 1.0):.0%} of the data",
@@ -175,14 +176,15 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     place = f"deployment.{target.device}"  # it stands in the heading
     options = {t.trial.number: {k: v for k, v in t.options.items() if k != place} for t in known.trials}
     common = _common([options[number] for number in short["trial"]])
-    header = "trial front accuracy p50_[ms] p90_[ms] size_[kB] confirmed verdict architecture"
+    title = score_title(known.problem)
+    header = ("trial", "front", title, "p50 [ms]", "p90 [ms]", "size [kB]", "confirmed", "verdict")
     rows = [
         (
             row["trial"],
             row["front"],
-            f"{_with_interval(row, 'accuracy', '.3f')} ({row['accuracy_split']})",
-            _with_interval(row, "latency_p50_ms", ".4g"),
-            _with_interval(row, "latency_p90_ms", ".4g"),
+            score_cell(row, known.problem.metric),
+            _with_interval(row, "latency_p50_ms"),
+            _with_interval(row, "latency_p90_ms"),
             f"{row['size_bytes'] / 1e3:.1f}",
             "yes" if row["confirmed"] else "no",
             row["verdict"],
@@ -200,7 +202,7 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     shared = [f"All of them have {describe(common)}."] if common else []
     shown = [t for t in known.trials if t.trial.number in set(here["trial"])]
     return [
-        table([name.replace("_", " ") for name in header.split()], rows),
+        table((*header, "architecture"), rows),
         *shared,
         note,
         *_missing_scores(shown, target.precision),
@@ -239,13 +241,11 @@ def _common(architectures: Sequence[Mapping[str, Option]]) -> dict[str, Option]:
     return {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
 
 
-def _with_interval(row: Mapping[Any, Any], name: str, form: str) -> str:
+def _with_interval(row: Mapping[Any, Any], name: str) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None or value != value:
         return "unknown"
-    if low is None or low != low:
-        return f"{value:{form}} (no interval)"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def _none_within(known: History) -> list[str]:
@@ -327,7 +327,13 @@ def _reading(known: History) -> list[str]:
     shown = [notes[origin] for origin in origins if origin in notes]
     return [
         "## How to read this",
-        "\n".join([_READING.strip(), f"- Energy: {energy.summary(measured)}.", *shown]),
+        "\n".join(
+            [
+                _READING.strip(),
+                f"- Energy: {energy.summary(measured)}.",
+                *shown,
+            ]
+        ),
     ]
 
 

@@ -174,13 +174,13 @@ def speedups(known: History, pretrained: Sequence[Mapping[str, Any]] = ()) -> li
     if any(saving.risk is not None for saving in found):
         parts.append(
             "A better candidate would have been on the front, were all trained fully, and no full training "
-            "can be taken for it within 95 % intervals of accuracy and costs; near ties are further networks "
+            "can be taken for it within 95 % intervals of score and costs; near ties are further networks "
             "that would have been on the front by a hair."
         )
     stopped = [t for t in known.trials if t.stopped]
     if stopped:
         parts.append(
-            f"{len(stopped)} trainings were ended early. The accuracies that they would have reached are "
+            f"{len(stopped)} trainings were ended early. The scores that they would have reached are "
             "**modelled**; they are in no front and no table of figures."
         )
     return [*parts, *_rungs(known)]
@@ -201,7 +201,7 @@ def _rungs(known: History) -> list[str]:
         return []
     rows = [(describe_fidelity(a.low), describe_fidelity(a.high), a.networks, tau_of(a)) for a in found]
     return [
-        "Whether lower rungs predict higher ones (Kendall's tau of the validation accuracies, 95 % interval, "
+        "Whether lower rungs predict higher ones (Kendall's tau of the validation scores, 95 % interval, "
         "of the networks that were promoted, among which the order is harder to tell):",
         table(("rung", "next rung", "networks", "tau"), rows),
     ]

@@ -18,7 +18,7 @@ from results.errors import StoreError
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
-from results.records import UNTRAINED, Evaluation, Interval, Measurement, Metric, Option, Score, Target
+from results.records import UNTRAINED, Evaluation, Interval, Measurement, Option, Problem, Score, Target
 from results.statistics import (
     decide,
     judge,
@@ -30,6 +30,7 @@ from results.statistics import (
     violation,
 )
 from results.store import Run
+from results.units import Where, cost_column, score, score_column
 
 COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "parameters", "peak_memory_bytes")
 """Columns of whole numbers that may be missing."""
@@ -37,17 +38,15 @@ COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "paramet
 ACROSS_TARGETS_CSV = "pareto_all_targets.csv"
 
 _FRONT_COLUMNS = """
-trial front nominal confirmed limits architecture accuracy accuracy_low accuracy_high accuracy_split
-validation_accuracy validation_accuracy_low validation_accuracy_high board_accuracy
-board_accuracy_low board_accuracy_high latency_p50_ms latency_p50_ms_low
+trial front nominal confirmed limits architecture {scores} latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio load_ms cold_ms
 load_note size_bytes peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note
 verdict verdict_reasons conditions plan sessions agents runs device board emulated runtime runtime_version
 precision threads provider origin measured_at environment weights artifact_sha256 macs parameters
 trained_sha256
 """
-FRONT_COLUMNS = tuple(_FRONT_COLUMNS.split())
-"""Columns of :func:`pareto`, for fronts without members too."""
+
+_SPLITS: tuple[Where, ...] = ("test", "validation", "board")
 
 
 # --------------------------------------------------------------------------- trials
@@ -76,7 +75,7 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
         "trial": trial.trial.number,
         "state": trial.state,
         "architecture": describe(trial.options),
-        **_score_columns("accuracy", trial.accuracy.get("fp32")),
+        **_judged_columns(trial, known.problem),
         "violation": None,
         "macs": trial.network.get("macs"),
         "parameters": trial.network.get("parameters"),
@@ -98,6 +97,18 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
         "graph": trial.graph,
         "error": trial.error,
     }
+
+
+def _judged_columns(trial: TrialRecords, problem: Problem) -> dict[str, Any]:
+    """The score by which a trial is ranked, the worst of its targets' precisions, and which that is."""
+    used = {m.target.precision for m in trial.measurements.values()}
+    used = used if problem.objectives[0].targets else {"fp32"}
+    scores = trial.accuracy
+    names = used & scores.keys() or scores.keys()  # a trial that failed may have been scored in float32 alone
+    worst = min if problem.maximise else max
+    name = worst(sorted(names), key=lambda precision: scores[precision].value, default=None)
+    score = None if name is None else scores[name]
+    return {**_score_columns(score_column(problem.metric, "validation"), score), "precision": name}
 
 
 def _levels(known: History) -> dict[int, str]:
@@ -132,10 +143,11 @@ def _target_columns(trial: TrialRecords, known: History, target: Target) -> dict
 
 
 def pareto(run: Run, target_name: str) -> pd.DataFrame:
-    """One row per member of a target's certain and possible front, best accuracy first.
+    """One row per member of a target's certain and possible front, best score first.
 
-    ``accuracy`` is that of the test split once it was scored there (``accuracy_split`` says which), and
-    ``validation_accuracy`` that by which the front was chosen.  See :mod:`results.front`.
+    The task's metric stands there as computed on the validation split, by which the front was chosen, on the
+    test split once it was scored there, and by the board (:func:`results.units.score_column`).  See
+    :mod:`results.front`.
 
     Raises:
         StoreError: If the run has no such target.
@@ -146,15 +158,22 @@ def pareto(run: Run, target_name: str) -> pd.DataFrame:
 def pareto_table(known: History, target_name: str) -> pd.DataFrame:
     """As :func:`pareto`, from records that were read already."""
     precision = known.target(target_name).precision
-    rows = [_member_row(member, precision, target_name) for member in front(known, target_name)]
-    frame = _frame(rows) if rows else pd.DataFrame(columns=list(FRONT_COLUMNS))
+    metric = known.problem.metric
+    rows = [_member_row(member, metric, precision, target_name) for member in front(known, target_name)]
+    frame = _frame(rows) if rows else pd.DataFrame(columns=front_columns(metric))
     return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
 
 
-def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
+def front_columns(metric: str) -> list[str]:
+    """Columns of :func:`pareto` where the task's metric has this name, for fronts without members too."""
+    names = [score_column(metric, where) for where in _SPLITS]
+    scores = " ".join(name + end for name in names for end in ("", "_low", "_high"))
+    return _FRONT_COLUMNS.format(scores=scores).split()
+
+
+def _member_row(member: Member, metric: str, precision: str, target: str) -> dict[str, Any]:
     candidate = member.candidate
     known = candidate.known
-    tested, validated = known.tested.get(precision), known.accuracy.get(precision)
     return {
         "trial": known.trial.number,
         "front": member.place,
@@ -162,10 +181,9 @@ def _member_row(member: Member, precision: str, target: str) -> dict[str, Any]:
         "confirmed": candidate.confirmed,
         "limits": member.limits,
         "architecture": describe(known.options),
-        **_score_columns("accuracy", tested or validated),
-        "accuracy_split": "test" if tested else "validation",
-        **_score_columns("validation_accuracy", validated),
-        **_score_columns("board_accuracy", known.on_board.get(target)),
+        **_score_columns(score_column(metric, "test"), known.tested.get(precision)),
+        **_score_columns(score_column(metric, "validation"), known.accuracy.get(precision)),
+        **_score_columns(score_column(metric, "board"), known.on_board.get(target)),
         **measurement_row(candidate.measurement, weights="trained"),
         "macs": known.network.get("macs"),
         "parameters": known.network.get("parameters"),
@@ -183,15 +201,15 @@ def _trained_sha256(candidate: Candidate, target: str) -> str | None:
 
 
 def across_targets_table(known: History) -> pd.DataFrame:
-    """One row per member of the front over all targets (:mod:`results.across_targets`), best accuracy first.
+    """One row per member of the front over all targets (:mod:`results.across_targets`), best score first.
 
-    Costs stand in SI units in columns ``<target>_<metric>``.
+    Costs stand in columns ``<target>_<metric>_<unit>``.
     """
-    accuracy, *costs = known.problem.objectives
+    ranked_by, *costs = known.problem.objectives
     rows = []
     for member in front_across_targets(known):
         trial, own = member.known, member.evaluation
-        tested = value(replace(own, accuracy=trial.tested), accuracy)
+        tested = value(replace(own, accuracy=trial.tested), ranked_by)
         row: dict[str, Any] = {
             "trial": trial.trial.number,
             "front": member.place,
@@ -199,15 +217,25 @@ def across_targets_table(known: History) -> pd.DataFrame:
             "confirmed": member.confirmed,
             "limits": member.limits,
             "architecture": describe(trial.options),
-            **_columns("accuracy", tested or member.figures[0], 1.0),
-            "accuracy_split": "test" if tested else "validation",
-            **_columns("validation_accuracy", member.figures[0], 1.0),
+            **_columns(score_column(known.problem.metric, "test"), tested, 1.0),
+            **_columns(score_column(known.problem.metric, "validation"), member.figures[0], 1.0),
         }
         for cost, figure in zip(costs, member.figures[1:], strict=True):
-            row |= _columns("_".join((*cost.targets, cost.name)), figure, 1.0)
+            name, scale = cost_column(cost.name)
+            row |= _columns("_".join((*cost.targets, name)), figure, scale)
         rows.append(row | {f"{t}_verdict": judge(m).state for t, m in own.measurements.items()})
     frame = _frame(rows) if rows else pd.DataFrame(columns=["trial", "nominal", "confirmed"])
     return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
+
+
+def score_cell(row: Mapping[Any, Any], metric: str) -> str:
+    """The score in a row of :func:`pareto` as people read it: of the test split once it is known, else of the
+    validation split, and of which it is."""
+    where: Where = "validation" if pd.isna(row[score_column(metric, "test")]) else "test"
+    name = score_column(metric, where)
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    ends = "no interval" if pd.isna(low) else f"{score(low)}, {score(high)}"
+    return f"{score(row[name])} [{ends}] ({where})"
 
 
 def measurement_row(measurement: Measurement, *, weights: str = "as given") -> dict[str, Any]:
@@ -273,7 +301,9 @@ def closest_table(known: History, n: int) -> pd.DataFrame:
             evaluation = trial.evaluation()
             row: dict[str, Any] = {"trial": trial.trial.number, "architecture": describe(trial.options)}
             row["violation"] = violation(evaluation, limits)
-            row["accuracy"] = _middle(value(evaluation, Metric("accuracy")))
+            row[score_column(known.problem.metric, "validation")] = _middle(
+                value(evaluation, known.problem.objectives[0])
+            )
             for limit in limits:
                 name = " ".join((limit.metric.name, *limit.metric.targets))
                 row[name] = _middle(value(evaluation, limit.metric))

@@ -101,10 +101,10 @@ def _inherited(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> li
 
 
 def _behind(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Own and inherited training of those trials that inherited, the most accurate first."""
+    """Own and inherited training of those trials that inherited, the best first."""
     behind = lineages(known.trials)
     trained = [t for t in known.trials if t.trial.number in inherited and t.trial.number in behind]
-    trained.sort(key=lambda t: t.accuracy["fp32"].value, reverse=known.problem.objectives[0].maximise)
+    trained.sort(key=lambda t: t.accuracy["fp32"].value, reverse=known.problem.maximise)
     rows: list[Sequence[Any]] = []
     for trial in trained[:SHOWN]:
         number = trial.trial.number
@@ -115,7 +115,7 @@ def _behind(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> list[
     if not rows:
         return []
     note = (
-        f"{len(rows)} of {len(trained)} trainings that did not begin with fresh weights. Accuracies are "
+        f"{len(rows)} of {len(trained)} trainings that did not begin with fresh weights. Scores are "
         "those of all training behind them, ancestors' counted:"
     )
     return [note, table(("trial", "parent", "weights", "own training", "with its ancestors'"), rows)]

@@ -81,7 +81,7 @@ def test_candidates_of_all_deployments_make_one_front(run: Run) -> None:
     assert board_front(known, "nano") == []
     text = report(known)
     assert "## Which deployment on pi5" in text
-    assert "The most accurate within the limits is trial 0 on onnxruntime-fp32-threads1." in text
+    assert "The best accuracy within the limits is that of trial 0 on onnxruntime-fp32-threads1." in text
     assert "| tflite-fp32-threads4 | unknown | unknown | unknown | 2 | 1 | 1 |" in text
 
 
@@ -151,7 +151,7 @@ def test_what_precision_costs_in_accuracy(run: Run) -> None:
         add(run, number, figure(ORT, 0.006), whole)
         score = to_json({"int8": Score(quantised, 1000)})
         run.append("scored", str(number), {"accuracy": score})
-    text = "- **Accuracy in int8** against float32, the same weights: -0.25 points in the mean of 2 trials"
+    text = "- **accuracy in int8** against float32, the same weights: -0.25 points in the mean of 2 trials"
     assert f"{text}, from -1.00 to +0.50" in report(history(run))
 
 

@@ -18,7 +18,7 @@ from harness.pretrain import pretrain, stored_supernet
 from harness.progress import Watcher
 from harness.rig import Rig
 from harness.speedups import check
-from harness.study import Study, study_of
+from harness.study import Study, problem_of, study_of
 from results.codec import to_json
 from results.errors import ConfigError, StoreError, TrainingError
 from results.evaluations import history
@@ -64,7 +64,11 @@ def rig_of(folder: Path, wanted: Study, pool: TrainingPool) -> Rig:
 
 
 def _config(wanted: Study) -> dict[str, Any]:
-    parts = {"targets": wanted.targets, "problem": wanted.problem, "fidelity": wanted.fidelity}
+    parts = {
+        "targets": wanted.targets,
+        "problem": problem_of(wanted, config.task_of(wanted)),
+        "fidelity": wanted.fidelity,
+    }
     return {"study": dict(wanted.source), **{name: to_json(part) for name, part in parts.items()}}
 
 

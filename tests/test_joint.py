@@ -174,7 +174,7 @@ def test_lists_in_a_target_are_all_combinations_and_a_device_chooses() -> None:
         Limit(Metric("latency_p90", (OTHER.name,)), 0.02),
         Limit(Metric("latency_p90", ("pi5",)), 0.008),
     )
-    accuracy, cost = study.problem.objectives
+    accuracy, cost = study.problem("accuracy", maximise=True).objectives
     assert accuracy.targets == ("pi5", OTHER.name), "at the precision of whatever was chosen"
     assert cost == Metric("latency_p90", ("pi5", OTHER.name), (0.008, 0.02))
 

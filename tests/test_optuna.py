@@ -151,9 +151,10 @@ def test_a_study_names_its_sampler(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
     study = read_study(path)
-    strategy = strategy_of(study, Plain())
+    strategy = strategy_of(study, Plain(), study.problem("accuracy", maximise=True))
     assert isinstance(strategy, Strategy)
     assert (strategy.sampler, strategy.options) == ("NSGAIISampler", {"population_size": 4})
     path.write_text(STUDY.replace("optuna:NSGAIISampler", "nsga2:x").replace("population_size", "population"))
+    study = read_study(path)
     with pytest.raises(ConfigError, match="sampler"):
-        strategy_of(read_study(path), Plain())
+        strategy_of(study, Plain(), study.problem("accuracy", maximise=True))

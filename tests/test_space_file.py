@@ -51,7 +51,7 @@ def test_the_space_of_the_documentation_is_searched_and_trained(tmp_path: Path) 
     own = space_of(read, load_task("digits"))
     assert own.size() == 16
     assert len(list(own.architectures())) == 12
-    strategy = strategy_of(read, own)
+    strategy = strategy_of(read, own, read.problem("accuracy", maximise=True))
     proposal = strategy.ask(0, [])
     assert proposal is not None
     network = own.build(proposal.architecture)

@@ -219,7 +219,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, 
 def searched_live(wanted: dict[str, Any], folder: Path, store: Store) -> tuple[Study, Run]:
     """The search of a study, done."""
     study = study_of(wanted, Path("fast.toml"))
-    told = {"study": wanted, "targets": to_json(study.targets), "problem": to_json(study.problem)}
+    told = {
+        "study": wanted,
+        "targets": to_json(study.targets),
+        "problem": to_json(study.problem("accuracy", maximise=True)),
+    }
     run = store.begin("fast", told | {"fidelity": to_json(study.fidelity), "seed": study.seed})
     lab = Lab(folder / "lab.toml", {"board": DeviceEntry("board", "local")})
     with config.open_rig(study, lab, run, Watcher()) as rig:
@@ -227,7 +231,7 @@ def searched_live(wanted: dict[str, Any], folder: Path, store: Store) -> tuple[S
         board = Board("board", lambda: SleepingAgent(0.0, busy_s, "board"), lambda: None, rig.host)
         rig.boards = {"board": board}
         rig.order = study.targets
-        strategy = config.strategy_of(study, rig.space)
+        strategy = config.strategy_of(study, rig.space, rig.problem)
         stages.search(rig, accelerated(study.speedups, strategy, candidates=study.trials))
     return study, run
 

@@ -68,7 +68,7 @@ def test_reads_everything(tmp_path: Path) -> None:
         Limit(Metric("peak_memory", (ort,)), 64 * 2.0**20),
         Limit(Metric("latency_p90", (tflite,)), 0.004),
     )
-    accuracy, cost = study.problem.objectives
+    accuracy, cost = study.problem("accuracy", maximise=True).objectives
     assert accuracy == Metric("accuracy", maximise=True)
     assert cost == Metric("latency_p90", (ort, tflite), (0.008, 0.004))
     assert study.in_flight == 6
@@ -269,7 +269,8 @@ def test_figures_are_shown_with_units() -> None:
 
 
 def problem_of(folder: Path, line: str) -> Problem:
-    return read_study(write(folder, GOOD.replace("seed = 7", f"seed = 7\n{line}"))).problem
+    study = read_study(write(folder, GOOD.replace("seed = 7", f"seed = 7\n{line}")))
+    return study.problem("accuracy", maximise=True)
 
 
 def test_costs_of_each_target_and_several_costs(tmp_path: Path) -> None:

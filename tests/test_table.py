@@ -110,7 +110,7 @@ def test_every_trial_has_a_row(store: Store) -> None:
     broken = frame[frame["state"] == "infeasible"]
     assert (broken[f"{PI.name}_limits"] == "broken").all()
     assert (broken[f"{HOST.name}_limits"] == "unknown").all()
-    assert broken["accuracy"].isna().all()
+    assert broken["accuracy_validation"].isna().all()
     assert (broken["violation"] > 0).all()
     assert frame[frame["state"] == "failed"]["error"].str.contains("ExportError").all()
 
@@ -177,8 +177,8 @@ def test_confirmed_figures_replace_the_screen_and_decide(run: Run) -> None:
     assert row["trial"] == 1
     assert row["confirmed"]
     assert row["latency_p90_ms"] == pytest.approx(7.9, abs=0.01)
-    assert (row["accuracy"], row["accuracy_split"], row["validation_accuracy"]) == (0.75, "test", 0.8)
-    assert row["accuracy_low"] < 0.75 < row["accuracy_high"]
+    assert (row["accuracy_test"], row["accuracy_validation"]) == (0.75, 0.8)
+    assert row["accuracy_test_low"] < 0.75 < row["accuracy_test_high"]
 
 
 def test_what_is_confirmed_over_the_limit_leaves_the_front(run: Run) -> None:
@@ -290,8 +290,8 @@ def test_csv_files_hold_what_the_tables_hold(store: Store, tmp_path: Path) -> No
     assert [path.name for path in paths] == names
     assert sorted(p.name for p in folder.iterdir()) == sorted(names)
     read, made = pd.read_csv(paths[1]), table.pareto(run, PI.name)
-    assert list(read.columns) == list(made.columns) == list(table.FRONT_COLUMNS)
-    for column in ("accuracy", "latency_p90_ms_low", "macs", "size_bytes"):
+    assert list(read.columns) == list(made.columns) == table.front_columns("accuracy")
+    for column in ("accuracy_validation", "latency_p90_ms_low", "macs", "size_bytes"):
         assert list(read[column]) == pytest.approx(list(made[column].astype(float)), rel=1e-5)
     assert "e+" not in paths[0].read_text()
 
@@ -299,7 +299,7 @@ def test_csv_files_hold_what_the_tables_hold(store: Store, tmp_path: Path) -> No
 def test_an_empty_front_has_all_columns(run: Run, tmp_path: Path) -> None:
     _, path = table.write_csvs(run, tmp_path)
     frame = pd.read_csv(path)
-    assert list(frame.columns) == list(table.FRONT_COLUMNS)
+    assert list(frame.columns) == table.front_columns("accuracy")
     assert frame.empty
 
 
