@@ -114,12 +114,13 @@ def check_stages(strategy: Strategy) -> None:
         blocks_of(strategy.space)
 
 
-def costs_before(strategy: Strategy) -> dict[str, str]:
-    """What the stages before a search take, for whoever asks before it is run."""
+def costs_before(strategy: Strategy) -> dict[str, Any]:
+    """What the stages before a search take, for whoever asks before it is run; empty for most strategies."""
     if not isinstance(strategy, differentiable.Strategy):
         return {}
     plan, blocks = strategy.plan, blocks_of(strategy.space)
     return {
-        "profile": f"{len(blocks.table)} blocks on each target",
-        "pretrain": f"{plan.epochs} epochs of all cells at once ({plan.method}), one process",
+        "profiled_blocks_per_target": len(blocks.table),
+        "pretrain_epochs": plan.epochs,
+        "pretrain_method": plan.method,
     }

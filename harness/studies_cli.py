@@ -9,26 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from devices.registry import Lab
-from harness import config, energy, speedups, stages, terminal
+from harness import config, speedups, stages, terminal
 from harness.config import STORE
 from harness.host_trust import ask_secret
 from harness.preflight import look_at
-from harness.prepare import PREPARE_PLAN
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
 from harness.resumption import stored_space, stored_study
 from harness.study import Study, problem_of, read_study
-from results.across_targets import spans_targets
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
 from results.evaluations import stored_problem
 from results.store import Run, Store
-from search.network import costs
 from search.space import SearchSpace
-from search.strategy import Strategy
 from search.tasks import Task
 
 
@@ -70,60 +64,31 @@ def report(args: argparse.Namespace) -> int:
 
 def dry_run(args: argparse.Namespace) -> int:
     """Says what a study will cost at the most: trainings, board time, disk."""
+    from harness.dry_run import forecast  # it trains, so it needs PyTorch
+
     study = read_study(args.study)
     lab = Lab.load(args.lab)
     config.check_devices(study, lab)
     task = config.task_of(study)
     space = config.space_of(study, task)
     strategy = config.strategy_of(study, space, problem_of(study, task))
+    check_stages(strategy)
     speedups.check(study.speedups, task, pretrains=study.pretraining is not None)
-    rows = _cost_rows(study, space, strategy) | costs_before(strategy)
+    before = costs_before(strategy)
+    if study.pretraining is not None:
+        before["supernet_epochs"] = study.pretraining.plan.epochs
+    found = forecast(study, task, strategy)
     if args.json:
-        terminal.write_json(rows)
-    else:
-        from rich.table import Table
+        terminal.write_json({"study": study.name, "trials": study.trials, **before, **found.as_json()})
+        return 0
+    from rich.table import Table
 
-        grid = Table("what", "at the most", title=f"{study.name}: estimated, nothing is run")
-        for key, text in rows.items():
-            grid.add_row(key, str(text))
-        terminal.console().print(grid)
+    grid = Table("what", "at the most", title=f"{study.name}: an estimate; no board is used, nothing stored")
+    rows = {"trials": str(study.trials), **{k.replace("_", " "): str(v) for k, v in before.items()}}
+    for key, text in (rows | found.as_rows()).items():
+        grid.add_row(key, text)
+    terminal.console().print(grid)
     return 0
-
-
-def _cost_rows(study: Study, space: SearchSpace, strategy: Strategy) -> dict[str, Any]:
-    rng = np.random.default_rng(study.seed)
-    parameters = [costs(space.build(space.sample(rng))).parameters for _ in range(50)]
-    screen, confirm = study.screen, study.confirm
-    screen_s = screen.sessions[1] * (screen.session_s + screen.warmup_s) + energy.least_s(screen)
-    confirm_s = confirm.sessions[0] * (confirm.session_s + confirm.warmup_s) + energy.least_s(confirm)
-    # Compromises between targets are confirmed beside each target's own front.
-    confirm_s *= stages.CONFIRMED_PER_TARGET * (2 if spans_targets(strategy.problem) else 1)
-    prepare_s = PREPARE_PLAN.sessions[0] * (PREPARE_PLAN.session_s + PREPARE_PLAN.warmup_s)
-    candidates = study.trials * strategy.measured_per_training
-    devices = {t.device: study.choices.measured_on(study.targets, t.device) for t in study.targets}
-    samples = candidates * sum(devices.values()) * screen.sessions[1] * screen.max_runs
-    rows: dict[str, Any] = {
-        "trials": study.trials,
-        "trainings": f"{study.trials} of {study.fidelity.epochs} epochs, {study.workers} at a time"
-        " (fewer: what breaks a limit is not trained)",
-        "measurements": f"{candidates} candidates on {_where(study)}",
-    }
-    for name, screened_on in devices.items():
-        targets = sum(t.device == name for t in study.targets)
-        total_s = screened_on * candidates * screen_s + targets * (prepare_s + confirm_s)
-        rows[f"time on {name}"] = (
-            f"{total_s / 60:.0f} min, loading and slow candidates (> {screen_s:.1f} s) not counted"
-        )
-    rows["disk"] = f"{(study.trials * 4 * float(np.mean(parameters)) + 12 * samples) / 1e6:.0f} MB"
-    return rows
-
-
-def _where(study: Study) -> str:
-    chosen = study.choices.deployments(study.targets)
-    texts = [f"one of {len(targets)} targets of {device}" for device, targets in chosen.items()]
-    if any(target.device not in chosen for target in study.targets):
-        texts.append("every other target" if chosen else "every target")
-    return " and on ".join(texts)
 
 
 def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:

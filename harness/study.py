@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,11 @@ WORKERS = 2
 
 _IN_FLIGHT_PER_WORKER = 3
 """What runs go on with that were stored without a number of trials under way."""
+
+MOST_LETTERS = 200
+"""In the name of a run: it is the name of a folder, and file systems take 255 bytes."""
+
+_RUN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{MOST_LETTERS - 1}}}")
 
 CHECKS = ("all", "front", "none")
 POOLS = ("processes", "ray")
@@ -295,8 +301,11 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
 
 
 def _run_name(name: str, where: str) -> str:
-    if not name or not all(c.isalnum() or c in "-_" for c in name) or not name.isascii():
-        raise ConfigError(f"{where}: name must be made of letters, digits, - and _, got {name!r}")
+    if not _RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: name must be made of letters, digits, - and _, not begin with -, and have "
+            f"{MOST_LETTERS} of them at the most, got {name[: MOST_LETTERS + 1]!r}"
+        )
     return name
 
 

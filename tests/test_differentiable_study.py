@@ -189,5 +189,4 @@ def test_dry_run_names_the_stages_before_the_search(
     ]
     assert cli.main(command) == 0
     costs = json.loads(capsys.readouterr().out)
-    assert costs["profile"] == "20 blocks on each target"
-    assert costs["pretrain"].startswith("3 epochs")
+    assert (costs["profiled_blocks_per_target"], costs["pretrain_epochs"]) == (20, 3)

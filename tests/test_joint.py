@@ -14,7 +14,6 @@ import pytest
 from devices.registry import Lab
 from harness import cli
 from harness.config import STORE
-from harness.stages import CONFIRMED_PER_TARGET
 from harness.study import Study, study_of
 from results.deployments import board_front, same_network
 from results.errors import ConfigError
@@ -309,11 +308,40 @@ def test_dry_run_counts_a_candidate_once_where_it_chooses(
     study.write_text(longer + other)
     assert cli.main(["search", str(study), "--lab", str(lab), "--dry-run", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert rows["measurements"] == "9 candidates on one of 3 targets of here and on every other target"
+    # One network and two recipes: six candidates are two trainings, measured once on each target.
+    assert (rows["networks_in_space"], rows["candidates_at_most"], rows["trainings_at_most"]) == (1, 6, 2)
+    here, there = rows["boards"]["here"], rows["boards"]["there"]
+    assert (here["measurements_at_most"], there["measurements_at_most"]) == (3, 2)
+    prepare_s = 1.8
     # A screen of 1 session and a confirmation of 2 sessions for each of so many, a minute each.
-    confirmed = 2 * CONFIRMED_PER_TARGET
-    assert rows["time on here"].startswith(f"{9 + 3 * confirmed} min, ")
-    assert rows["time on there"].startswith(f"{2 * 9 + 2 * confirmed} min, ")
+    assert here["board_s_at_most"] == pytest.approx(60 * (3 + 2 * 3) + 3 * prepare_s)
+    assert there["board_s_at_most"] == pytest.approx(60 * (2 + 2 * 2) + 2 * prepare_s)
+
+
+def test_dry_run_counts_rungs_and_models_the_time_of_trainings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab, study = tmp_path / "lab.toml", tmp_path / "study.toml"
+    lab.write_text('[devices.here]\nconnection = "local"\n')
+    alone = (
+        RUN.split("[space.deployment")[0].replace("widths = [8]", "widths = [8, 16, 24]")
+        + RUN[RUN.index("[strategy]") :]
+    )
+    study.write_text(
+        alone.replace("trials = 9", 'trials = 9\nspeedups = ["lower_fidelity"]')
+        .replace("epochs = 1", "epochs = 6")
+        .replace("random_search", "bayesian")
+    )
+    assert cli.main(["search", str(study), "--lab", str(lab), "--dry-run", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert (rows["networks_in_space"], rows["candidates_at_most"]) == (9, 9)
+    # Rungs of 2 and 6 epochs: nine networks at the first, three promoted, or all of them at the most.
+    assert (rows["trainings_at_most"], rows["epochs_at_most"]) == (18, 9 * 2 + 9 * 4)
+    assert (rows["trainings_expected"], rows["epochs_expected"]) == (12, 9 * 2 + 3 * 4)
+    assert rows["boards"]["here"]["measurements_at_most"] == 27
+    least, most = rows["training_cpu_s_modelled_least"], rows["training_cpu_s_modelled_greatest"]
+    assert 0 < least <= rows["training_cpu_s_modelled"] <= most
+    assert rows["training_networks_timed"] == 3
 
 
 @pytest.fixture

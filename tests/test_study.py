@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from dataclasses import fields, replace
@@ -300,3 +301,11 @@ def test_costs_of_each_target_and_several_costs(tmp_path: Path) -> None:
 def test_objectives_that_are_none(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         problem_of(tmp_path, line)
+
+
+@pytest.mark.parametrize("name", ["-rf", "", "a" * 300, "a/b", "..", "käse", "a b", "a\n"])
+def test_a_name_that_is_no_good_folder_is_refused_when_the_file_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(GOOD.replace(chr(34) + "demo" + chr(34), json.dumps(name)))
+    with pytest.raises(ConfigError, match="name must be made of letters"):
+        read_study(path)
