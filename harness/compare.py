@@ -127,7 +127,7 @@ def _winner(folder: Path, trial: str, args: argparse.Namespace) -> Path:
     if not trial:
         trial = str(_best(folder, args.on, runtime))
     path = folder / "models" / f"trial{trial.removeprefix('trial')}.{FORMATS[runtime]}"
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         known = sorted(p.stem for p in path.parent.glob(f"*.{FORMATS[runtime]}"))
         raise ConfigError(f"{path}: no such file; the run has {', '.join(known) or 'no winners yet'}")
     return path
@@ -137,7 +137,7 @@ def _best(folder: Path, device: str, runtime: str) -> int:
     from results import table
     from results.codec import from_json
 
-    with Store.open(folder / config.STORE) as store:
+    with Store.open_to_read(folder / config.STORE) as store:
         run = store.run(folder.name)
         targets = [from_json(Target, target) for target in run.config["targets"]]
         here = [t for t in targets if t.device == device and t.runtime == runtime]

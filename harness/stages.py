@@ -27,8 +27,9 @@ from harness.verify import check_on_board
 from results import plots, report, table
 from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
-from results.errors import CandidateError, PreflightError, TrainingError
+from results.errors import CandidateError, PreflightError, StoreError, TrainingError
 from results.evaluations import evaluations, history
+from results.output import write_whole
 from results.records import Evaluation, Score, Target
 from results.statistics import judge
 from results.store import Run
@@ -254,20 +255,22 @@ def write_results(rig: Rig, folder: Path) -> None:
     }
     winners |= {m.known.trial.number for m in front_across_targets(history(rig.run)) if m.nominal}
     models = folder / "models"
+    if models.is_symlink():
+        raise StoreError(f"{models} is a link; remove it: a run writes nothing outside its folder")
     for evaluation in evaluations(rig.run):
         if evaluation.trial.number in winners:
             files = trained_files(rig, evaluation)
-            models.mkdir(parents=True, exist_ok=True)
             for kind in {*_FLOAT_KINDS, *kinds_of(rig.targets_of(evaluation.trial))}:
                 tail = "" if kind.precision == "fp32" else f"-{kind.precision}"
                 path = models / f"trial{evaluation.trial.number}{tail}.{kind.file_format}"
-                path.write_bytes(files.file(kind).data)
+                write_whole(path, files.file(kind).data)
 
 
 def result_paths(folder: Path) -> list[Path]:
     """What a run's folder has for its reader: report, CSVs, pictures, models."""
     patterns = ("report.md", "*.csv", "*.png", "models/*")
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
 
 
 def write_report(run: Run, folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def resume(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Writes everything that follows from the stored records again."""
     folder = _folder(args)
-    with Store.open(folder / STORE) as store:
+    with Store.open_to_read(folder / STORE) as store:
         run = store.run(folder.name)
         paths = stages.write_report(run, folder)
         _show_outcome(args, run, folder, paths)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,12 +50,15 @@ def claim_file(path: Path, run: str) -> Iterator[None]:
         StoreError: If somebody else holds it, with who it is; or if it cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # What lies there is emptied: never another file by way of a link.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path} ({error.strerror}); check the permissions of its folder"
-        ) from error
+        remedy = "it is a link; remove it" if path.is_symlink() else "check the permissions of its folder"
+        raise StoreError(f"cannot write {path} ({error.strerror}); {remedy}") from error
     try:
+        kept = os.fstat(descriptor)
+        if not stat.S_ISREG(kept.st_mode) or kept.st_nlink != 1:
+            raise StoreError(f"{path} is a link, or no file; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -65,18 +66,26 @@ _REMEDIES = (
         "it cannot be opened; check that the folder exists and may be written to",
     ),
     ("file is not a database", "it is no SQLite file, or a damaged one; name another file"),
+    ("could not decode", "it holds text that is not UTF-8, so it is damaged"),
+    ("too big", "it holds a value that is too long to be one of ours"),
     ("malformed", "it is damaged; copy it, run `sqlite3 FILE .recover`, and check the disk"),
     ("database is locked", "another program keeps writing to it; end that program and try again"),
 )
+
+
+LONGEST_READ_BYTES = 256_000_000
+"""Longest value that is read from a file that somebody else may have written."""
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
     """An engine on which the three tables exist, with durable commits.
 
     Raises:
-        StoreError: If the database cannot be opened, or holds something else.
+        StoreError: If the database cannot be opened, or holds something else; nothing was changed then.
     """
     with translated(url):
+        if url.get_backend_name() == "sqlite" and Path(str(url.database)).is_file():
+            _look_before_writing(url)
         try:
             engine = _engine(url)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
@@ -88,6 +97,75 @@ def open_engine(url: sa.URL) -> sa.Engine:
             engine.dispose()
             raise
     return engine
+
+
+def open_engine_to_read(url: sa.URL) -> sa.Engine:
+    """An engine on a SQLite file that changes nothing in it or beside it.
+
+    Raises:
+        StoreError: If it cannot be opened, or does not hold the three tables.
+    """
+    # What a live or killed writer has left beside the file must be read as well.  Else the file is all there
+    # is, and "immutable" keeps SQLite from making files of its own (sqlite.org/uri.html).
+    alone = not Path(f"{url.database}-wal").exists()
+    with translated(url):
+        engine = _reading_engine(url, immutable=alone)
+        try:
+            with engine.connect() as connection:
+                if missing := set(METADATA.tables) - _check_kinds(connection):
+                    raise StoreError(f"{url.database} holds no runs: it has no table {min(missing)!r}")
+                _check_columns(connection)
+        except BaseException:
+            engine.dispose()
+            raise
+    return engine
+
+
+def _reading_engine(url: sa.URL, *, immutable: bool) -> sa.Engine:
+    for tail in ("-wal", "-shm", "-journal"):
+        beside = Path(f"{url.database}{tail}")
+        if beside.is_symlink() or (beside.exists() and not beside.is_file()):
+            raise StoreError(f"{beside} is a link, or no file; remove it")
+    address = f"file:{quote(str(url.database))}?mode=ro{'&immutable=1' if immutable else ''}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_READ_BYTES)
+        return connection
+
+    return sa.create_engine(url, creator=connect)
+
+
+def _look_before_writing(url: sa.URL) -> None:
+    """Refuses another program's file before the first pragma could change it."""
+    engine = _reading_engine(url, immutable=False)
+    try:
+        with engine.connect() as connection:
+            _check_kinds(connection)
+    finally:
+        engine.dispose()
+
+
+def _check_kinds(connection: sa.Connection) -> set[str]:
+    """Names of the tables that are there; refuses what is no plain table, such as an endless view."""
+    where = connection.engine.url.database
+    found: set[str] = set()
+    for kind, name, text in connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master"):
+        if kind not in ("table", "index") or str(text).upper().startswith("CREATE VIRTUAL"):
+            raise StoreError(f"{where} holds a foreign {kind} {name!r}; name another database")
+        if kind == "table":
+            found.add(str(name))
+            columns = connection.exec_driver_sql(f"PRAGMA table_xinfo({_quoted(str(name))})")
+            if any(column.hidden for column in columns):
+                raise StoreError(f"{where} holds a foreign table {name!r}; name another database")
+    ours = set(METADATA.tables)
+    if found - {"sqlite_sequence"} and not found & ours:
+        raise StoreError(f"{where} holds a foreign table {min(found)!r}; name another database")
+    return found
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _engine(url: sa.URL) -> sa.Engine:
@@ -108,18 +186,25 @@ def _set_pragmas(connection: sqlite3.Connection, _: Any) -> None:
 
 def _prepare(engine: sa.Engine) -> None:
     """Makes the tables unless they are there, and checks that they are ours and not too new."""
-    where = engine.url.render_as_string()
     with engine.begin() as connection:
         for table in METADATA.sorted_tables:
             connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-        inspector = sa.inspect(connection)
-        for table in METADATA.sorted_tables:
-            if {column["name"] for column in inspector.get_columns(table.name)} != set(table.columns.keys()):
-                raise StoreError(f"{where} holds a foreign table {table.name!r}; name another database")
-        for table in (RUNS, RECORDS):
-            newest = connection.scalar(sa.select(sa.func.max(table.c.schema))) or 0
-            if newest > SCHEMA:
-                raise StoreError(f"{where} was written by a newer version of Boardwise; upgrade this one")
+        _check_columns(connection)
+
+
+def _check_columns(connection: sa.Connection) -> None:
+    """Raises StoreError for tables that are not ours, or too new."""
+    where = connection.engine.url.render_as_string()
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        if {column["name"] for column in inspector.get_columns(table.name)} != set(table.columns.keys()):
+            raise StoreError(f"{where} holds a foreign table {table.name!r}; name another database")
+    for table in (RUNS, RECORDS):
+        newest = connection.scalar(sa.select(sa.func.max(table.c.schema))) or 0
+        if not isinstance(newest, int):
+            raise StoreError(f"{where} is damaged: {table.name!r} has the schema {str(newest)[:20]!r}")
+        if newest > SCHEMA:
+            raise StoreError(f"{where} was written by a newer version of Boardwise; upgrade this one")
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
@@ -135,6 +220,8 @@ def translated(url: sa.URL) -> Iterator[None]:
     """Turns the database library's errors into StoreError with a remedy."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise StoreError(f"store {url.database} is damaged: it holds text that is not UTF-8") from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = str(error.orig if isinstance(error, DBAPIError) else error).strip()
         remedy = next((text for sign, text in _REMEDIES if sign in cause.lower()), None)

@@ -5,8 +5,8 @@ The vertical axis is the score by which the front was chosen (validation split),
 
 from __future__ import annotations
 
+import io
 import math
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from results.errors import StoreError
 from results.evaluations import History, history
 from results.front import Candidate, Member, candidates, front, limits_of, objectives, within
+from results.output import write_whole
 from results.records import Interval, Limit, Measurement, Metric
 from results.statistics import value
 from results.store import Run
@@ -44,15 +44,9 @@ def front_picture(run: Run, target_name: str, path: Path) -> None:
     """
     known = history(run)
     known.target(target_name)
-    figure = draw(known, target_name)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(new, format="png", dpi=DPI)
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    picture = io.BytesIO()
+    draw(known, target_name).savefig(picture, format="png", dpi=DPI)
+    write_whole(path, picture.getvalue())
 
 
 def draw(known: History, target: str) -> Figure:

@@ -90,6 +90,9 @@ class Trial:
 # --------------------------------------------------------------------------- where it is measured
 
 
+_PART_OF_A_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
 def _in_names(value: Option) -> str:
     """An option's value as it can stand in the name of a file."""
     if not isinstance(value, str):
@@ -115,6 +118,14 @@ class Target:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(sorted((k, v) for k, v in self.options)))
+        for part in (self.device, self.runtime, self.precision, *(key for key, _ in self.options)):
+            if not _PART_OF_A_NAME.fullmatch(part):
+                raise ConfigError(
+                    f"target {self.name!r}: {part!r} becomes part of file names;"
+                    " use letters, digits, '_', '-' and '.'"
+                )
+        if self.runtime not in FORMATS:
+            raise ConfigError(f"target {self.name!r}: no such runtime; known: {', '.join(FORMATS)}")
 
     @property
     def name(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import pandas as pd
 from results import energy, loading, scores, untrained
 from results.across_targets_report import across_targets
 from results.deployments_report import deployments
-from results.errors import StoreError
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
 from results.markdown import table
+from results.output import write_whole
 from results.records import Limit, Metric, Option, Problem, Target
 from results.relaxation_report import relaxation
 from results.speedups import speedups
@@ -50,16 +49,9 @@ def write_report(run: Run, folder: Path) -> Path:
         StoreError: If the file cannot be written.
     """
     path = folder / "report.md"
-    new = folder / f".report.md.{uuid.uuid4().hex}"
     bodies = ([r.body for r in run.records(kind)] for kind in ("finished", "pretrained"))
     text = report(history(run), *bodies, sharing=weight_sharing(run))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, text.encode())
     return path
 
 

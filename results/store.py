@@ -39,6 +39,7 @@ from results.database import (
     RUNS,
     insert_new,
     open_engine,
+    open_engine_to_read,
     refuse_network_file_system,
     translated,
 )
@@ -215,6 +216,17 @@ class Store:
         engine = open_engine(sa.URL.create("sqlite", database=str(path)))
         blobs.flush_folder(path.parent)
         return cls(engine, path.parent / "blobs")
+
+    @classmethod
+    def open_to_read(cls, path: Path) -> Store:
+        """Opens a SQLite file and changes nothing in it or beside it.
+
+        Raises:
+            StoreError: If it cannot be opened, is damaged, or belongs to another program or a newer version.
+        """
+        path = path.absolute()
+        refuse_network_file_system(path)
+        return cls(open_engine_to_read(sa.URL.create("sqlite", database=str(path))), path.parent / "blobs")
 
     def begin(self, name: str, config: dict[str, Any]) -> Run:
         """Begins a run.

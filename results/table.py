@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,10 +13,10 @@ import pandas as pd
 from results import energy, loading, scores
 from results.across_targets import front_across_targets, spans_targets
 from results.conditions import summary
-from results.errors import StoreError
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
+from results.output import write_whole
 from results.records import UNTRAINED, Evaluation, Interval, Measurement, Option, Problem, Score, Target
 from results.statistics import (
     decide,
@@ -339,14 +338,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, frame: pd.DataFrame) -> Path:
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(new, index=False, float_format="%.6g", lineterminator="\n")
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
     return path
 
 

@@ -34,6 +34,8 @@ def upgrade(
     Raises:
         StoreError: If a newer version wrote it.
     """
+    if not isinstance(schema, int) or schema < 0:
+        raise StoreError(f"a {kind!r} record is damaged: it has the schema {schema!r}")
     if schema > current:
         raise StoreError(
             f"a {kind!r} record has schema {schema}, this version knows up to {current}; upgrade Boardwise"
