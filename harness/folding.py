@@ -28,6 +28,7 @@ from search.network import (
     BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Identity,
     Layer,
     MaxPool,
@@ -182,7 +183,7 @@ def _simplified(network: Network) -> tuple[list[Node], str]:
 def _equal(layer: Layer, inputs: tuple[str, ...], zeros: set[str]) -> str | None:
     """Which of its inputs a layer hands through, if any."""
     match layer:
-        case Identity():
+        case Identity() | Dropout():
             return inputs[0]
         case Zero() if inputs[0] in zeros:
             return inputs[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,8 +38,6 @@ class Rig:
     watcher: Watcher
     spread: dict[str, Spread] = field(default_factory=dict)
     order: tuple[Target, ...] = ()
-    torch: threading.Lock = field(default_factory=threading.Lock)
-    """Held while PyTorch computes in this process: it seeds generators of all threads."""
 
     @property
     def problem(self) -> Problem:

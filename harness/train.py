@@ -113,7 +113,7 @@ class Trainer:
         self, known: Progressing, job: TrainingJob, extra: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Weights]:
         """Trains and stores what came out; the proof of the files need not wait until that is durable."""
-        with self.rig.host.busy(), self.rig.torch:
+        with self.rig.host.busy():
             job = replace(job, weights=inherited(self.rig, known.trial, job.network))
         if job.fidelity.epochs == 0:
             return self._scoring(known, job, extra)
@@ -142,7 +142,7 @@ class Trainer:
             text = "no epochs need weights to begin with: a parent's or a supernet's"
             raise TrainingError(job.network.fingerprint, text)
         started_s, started = time.thread_time(), time.monotonic()
-        with self.rig.host.busy(), self.rig.torch:
+        with self.rig.host.busy():
             score = evaluate(job.network, job.weights, self.rig.task, "validation")
         data = checkpoints.pack(job.weights)
         body = {

@@ -45,8 +45,7 @@ class Prover:
             files = TrainedFiles(network, weights, self.rig.task, self.rig.study.calibration)
             with self.rig.host.busy():
                 images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
-                with self.rig.torch:
-                    logits = predict(network, weights, images)
+                logits = predict(network, weights, images)
                 for kind in kinds:
                     if kind not in bodies:
                         bodies[kind] = self._export(known.trial, files, kind, images, logits)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search import torch_state
 from search.space import SearchSpace
 
 HIDDEN = 35
@@ -36,7 +37,7 @@ class Controller(nn.Module):
         super().__init__()
         self._space = space
         self._options = [len(decision.options) for decision in space.decisions]
-        with torch.random.fork_rng(devices=[]):  # layers draw weights from the process's generator
+        with torch_state.seeded(seed):  # layers draw weights from the process's generator
             self.cells = nn.ModuleList(nn.LSTMCell(HIDDEN, HIDDEN) for _ in range(LAYERS))
             self.heads = nn.ModuleList(nn.Linear(HIDDEN, count) for count in self._options)
             self.choices = nn.ModuleList(nn.Embedding(count, HIDDEN) for count in self._options)
@@ -121,9 +122,10 @@ class _Walk:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch on one thread: such small products are slower on more, and sums keep one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_state.LOCK:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -37,6 +37,7 @@ from search.network import (
     BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     Identity,
     MaxPool,
@@ -66,7 +67,7 @@ HALVINGS = 3
 LIGHT = 0.1
 """Mass of all layers without multiplications together, as a share of the others' (NASBOT, section 3)."""
 
-_PASSED = (BatchNorm, Activation, Flatten, Identity)
+_PASSED = (BatchNorm, Activation, Flatten, Identity, Dropout)
 
 
 @dataclass(frozen=True)

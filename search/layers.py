@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
+from results.codec import to_json
 from results.errors import ArchitectureError
 
 Shape = tuple[int, ...]
@@ -41,9 +42,15 @@ class Conv:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalisation over the channels; folded into the convolution before it on export."""
+    """Batch normalisation over the channels; folded into the convolution before it on export.
+
+    Attributes:
+        epsilon: Added to the variance.
+        momentum: Share of a batch's statistics in the running ones, as in PyTorch; of trainings alone.
+    """
 
     epsilon: float = 1e-5
+    momentum: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,20 @@ class Zero:
 @dataclass(frozen=True)
 class Identity:
     """Its input."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Its input; in trainings, a random part of it is dropped and the rest scaled up.
+
+    Attributes:
+        rate: Probability of being dropped.
+        of: What is dropped at once: single ``elements``, or whole ``channels``; with ``alpha`` in the manner
+            of PyTorch's ``AlphaDropout``, which keeps mean and variance.
+    """
+
+    rate: float
+    of: Literal["elements", "channels", "alpha elements", "alpha channels"] = "elements"
 
 
 @dataclass(frozen=True)
@@ -143,9 +164,15 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Dense:
-    """A fully connected layer with bias: ``(n,)`` to ``(units,)``."""
+    """A fully connected layer: ``(n,)`` to ``(units,)``.
+
+    Attributes:
+        units: Outputs.
+        bias: Whether it adds a bias.
+    """
 
     units: int
+    bias: bool = True
 
 
 Pool = MaxPool | AvgPool
@@ -158,6 +185,7 @@ Layer = (
     | Concat
     | Zero
     | Identity
+    | Dropout
     | MaxPool
     | AvgPool
     | GlobalPool
@@ -170,6 +198,7 @@ _RANKS: dict[type, int] = {  # of what a layer reads, where it matters
     **dict.fromkeys((Conv, BatchNorm, MaxPool, AvgPool, GlobalPool, Resize, Flatten), 3),
     **dict.fromkeys((Softmax, Dense), 1),
 }
+_LATER: dict[type, dict[str, Any]] = {Dense: {"bias": True}, BatchNorm: {"momentum": 0.1}}
 _INPUTS: dict[type, int] = {Add: 2, Multiply: 2}  # all others but concatenations have one
 
 
@@ -193,6 +222,16 @@ def output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
             return _named_shape(layer, inputs[0])
         case _:
             return inputs[0]
+
+
+def described(layer: Layer) -> list[Any]:
+    """Kind and settings as JSON, the same for all versions of Boardwise that know the layer.
+
+    Settings that layers have got since are left out where they are what they were before.
+    """
+    later = _LATER.get(type(layer), {})
+    settings = {k: v for k, v in to_json(layer).items() if k not in later or v != later[k]}
+    return [type(layer).__name__, settings]
 
 
 def _named_shape(layer: GlobalPool | Resize | Flatten | Dense, shape: Shape) -> Shape:
@@ -276,7 +315,7 @@ def tensors(layer: Layer, shape: Shape) -> dict[str, Shape]:
             return weight | ({"bias": (channels,)} if bias else {})
         case BatchNorm():
             return {name: shape[:1] for name in ("weight", "bias", "running_mean", "running_var")}
-        case Dense(units=units):
-            return {"weight": (units, shape[0]), "bias": (units,)}
+        case Dense(units=units, bias=bias):
+            return {"weight": (units, shape[0])} | ({"bias": (units,)} if bias else {})
         case _:
             return {}

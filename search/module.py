@@ -21,6 +21,7 @@ from search.network import (
     Concat,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     GlobalPool,
     Identity,
@@ -45,6 +46,12 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": F.hardsigmoid,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
+}
+_DROPPING: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
+    "elements": F.dropout,
+    "channels": F.dropout2d,
+    "alpha elements": F.alpha_dropout,
+    "alpha channels": F.feature_alpha_dropout,
 }
 
 
@@ -88,6 +95,8 @@ class NetworkModule(nn.Module):
         match layer:
             case Conv(padding=padding):
                 return self._convolve(name, padding, inputs[0])
+            case Dropout(rate=rate, of=of):
+                return _DROPPING[of](inputs[0], rate, self.training)
             case BatchNorm() | Dense():
                 result: Tensor = self._modules[name](inputs[0])  # type: ignore[misc]
                 return result
@@ -193,12 +202,12 @@ def _layer_module(layer: Layer, shape: Shape) -> nn.Module | None:
                 bias=layer.bias,
             )
         case BatchNorm():
-            norm = _BatchNorm2d(shape[0], eps=layer.epsilon)
+            norm = _BatchNorm2d(shape[0], eps=layer.epsilon, momentum=layer.momentum)
             # A count that only a cumulative average would read; without it the state is the mapping.
             norm.num_batches_tracked = None
             return norm
         case Dense():
-            return _Linear(shape[0], layer.units)
+            return _Linear(shape[0], layer.units, bias=layer.bias)
         case _:
             return None
 

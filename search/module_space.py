@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from results.errors import ArchitectureError, ConfigError, unknown_name
 from results.records import Architecture, Option
+from search import torch_state
 from search.module_graph import network_of
 from search.network import Network, Shape
 from search.space import Decision, SearchSpace
@@ -27,9 +26,6 @@ from search.user_code import blamed, installed
 
 SEED = 0
 """Of the weights that the function draws; a search begins with weights of its own."""
-
-_LOCK = threading.Lock()
-"""Held while a function runs: it draws from the process's generator, which is put back afterwards."""
 
 
 def module_space(text: str) -> type[Any]:
@@ -84,7 +80,7 @@ class Space(SearchSpace):
         """
         if width != 1.0 or resolution is not None:
             raise ArchitectureError(f"{self._text}: a module of your own has one width and resolution")
-        with _LOCK:
+        with torch_state.LOCK:
             if architecture not in self._built:
                 self._built[architecture] = self._network(self.describe(architecture))
             return self._built[architecture]
@@ -92,8 +88,7 @@ class Space(SearchSpace):
     def _network(self, options: dict[str, Option]) -> Network:
         chosen = {name: options[name] for name in self._chosen}
         module = self._module({**self._fixed, **chosen, **self._given})
-        with blamed(f"{self._text}: {type(module).__name__} raised", ArchitectureError):
-            network = network_of(module, self._input_shape)
+        network = network_of(module, self._input_shape)
         if network.shapes[network.output] != (self._classes,):
             found = network.shapes[network.output]
             raise ArchitectureError(
@@ -102,8 +97,7 @@ class Space(SearchSpace):
         return network
 
     def _module(self, arguments: dict[str, Any]) -> nn.Module:
-        with blamed(f"{self._text} raised", ArchitectureError), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
+        with blamed(f"{self._text} raised", ArchitectureError), torch_state.seeded(SEED):
             found = self._function(**arguments)
         module = found[0] if isinstance(found, tuple) and found else found  # (module, example): as for bench
         if not isinstance(module, nn.Module):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from results.errors import ArchitectureError
-from search.layers import BatchNorm, Conv, Dense, Flatten, GlobalPool, Layer, MaxPool, Resize, Zero
+from search.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalPool, Layer, MaxPool, Resize, Zero
 from search.network import Activation, Add, AvgPool, Concat, Identity, Multiply, Network, Node, Softmax
 
-_KEEP_ZERO = (Add, AvgPool, Concat, Flatten, GlobalPool, Identity, MaxPool, Resize)
+_KEEP_ZERO = (Add, AvgPool, Concat, Dropout, Flatten, GlobalPool, Identity, MaxPool, Resize)
 _KEEP_ZERO_ACTIVATIONS = ("relu", "relu6", "hard_swish", "silu")
 _GATES = ("sigmoid", "hard_sigmoid")
-_KEEP_RANGE = (AvgPool, Flatten, GlobalPool, Identity, MaxPool, Resize)
+_KEEP_RANGE = (AvgPool, Dropout, Flatten, GlobalPool, Identity, MaxPool, Resize)
 _BELOW_6 = ("relu6", *_GATES)
 
 
@@ -115,7 +115,7 @@ def passes(child: Network, node: Node, parent: Network, tensor: str) -> bool:
             kept = child.shapes[node.name][1:] == child.shapes[node.inputs[0]][1:]
             plain = groups == 1 or is_depthwise(child, node)
             return kept and plain and centre(conv_of(node)) is not None
-        case BatchNorm() | Identity():
+        case BatchNorm() | Identity() | Dropout():
             return True
         case Activation(kind=kind):
             return kind in ("relu", "relu6") and _within(parent, tensor, below_6=kind == "relu6")

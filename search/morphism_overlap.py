@@ -12,8 +12,7 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import NDArray
 
-from results.codec import to_json
-from search.layers import tensors
+from search.layers import described, tensors
 from search.morphism_layers import is_depthwise
 from search.network import Conv, Network, Node, initial_weights
 
@@ -65,7 +64,7 @@ def _kind(network: Network, node: Node) -> str:
 
 
 def _look(network: Network, node: Node) -> str:
-    return f"{_kind(network, node)} {to_json(node.layer)} {network.shapes[node.inputs[0]][0]}"
+    return f"{_kind(network, node)} {described(node.layer)} {network.shapes[node.inputs[0]][0]}"
 
 
 def common(target: tuple[int, ...], source: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

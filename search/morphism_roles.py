@@ -24,7 +24,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 from results.errors import ArchitectureError
-from search.layers import Add, BatchNorm, Concat, Conv, Identity, Multiply
+from search.layers import Add, BatchNorm, Concat, Conv, Dropout, Identity, Multiply
 from search.morphism_layers import fits, is_gate, keeps_zero, makes_zero, passes, takes_off
 from search.network import Network, Node
 
@@ -161,7 +161,7 @@ class _Search:
 
     def _plain(self, tensor: str) -> str:
         """The parent's tensor without identities after it."""
-        while tensor != "input" and isinstance(self._of_parent[tensor].layer, Identity):
+        while tensor != "input" and isinstance(self._of_parent[tensor].layer, Identity | Dropout):
             tensor = self._of_parent[tensor].inputs[0]
         return tensor
 
@@ -318,7 +318,7 @@ def _depths(network: Network) -> dict[str, int]:
     """
     depths = {"input": 0}
     for node in network.nodes:
-        joins = isinstance(node.layer, Add | Concat | Identity | Multiply)
+        joins = isinstance(node.layer, Add | Concat | Dropout | Identity | Multiply)
         depths[node.name] = max(depths[name] for name in node.inputs) + (not joins)
     return depths
 

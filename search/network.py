@@ -18,7 +18,7 @@ from math import prod, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from results.codec import digest, to_json
+from results.codec import digest
 from results.errors import ArchitectureError
 from search.layers import (
     Activation,
@@ -29,6 +29,7 @@ from search.layers import (
     Concat,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     GlobalPool,
     Identity,
@@ -39,6 +40,7 @@ from search.layers import (
     Shape,
     Softmax,
     Zero,
+    described,
     output_shape,
     tensors,
 )
@@ -53,6 +55,7 @@ __all__ = [
     "Conv",
     "Costs",
     "Dense",
+    "Dropout",
     "Flatten",
     "GlobalPool",
     "Identity",
@@ -75,7 +78,7 @@ __all__ = [
 ]
 
 
-_IN_PLACE = (BatchNorm, Activation, Identity, Flatten)
+_IN_PLACE = (BatchNorm, Activation, Identity, Dropout, Flatten)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Network:
     def fingerprint(self) -> str:
         """Hash of the structure: equal for networks of equal layers, whatever their nodes are called."""
         number = {"input": 0} | {node.name: i for i, node in enumerate(self.nodes, start=1)}
-        rows = [[type(n.layer).__name__, to_json(n.layer), [number[i] for i in n.inputs]] for n in self.nodes]
+        rows = [[*described(node.layer), [number[name] for name in node.inputs]] for node in self.nodes]
         return digest([list(self.input_shape), rows])
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from results.errors import ConfigError, TrainingError
 from results.records import Fidelity, Option, Score
+from search import torch_state
 from search.datasets import load_task
 from search.module import load_weights, to_module, weights_of
 from search.network import Network, initial_weights
@@ -245,7 +246,15 @@ def _module(network: Network, weights: Weights) -> nn.Module:
 
 @contextlib.contextmanager
 def repeatable(seed: int) -> Iterator[None]:
-    """One thread, no denormals, and seeded global generators for code that uses those; put back after."""
+    """One thread, no denormals, and seeded global generators for code that uses those; put back after.
+
+    Other threads of this process that ask for the same wait.
+    """
+    with torch_state.LOCK:
+        yield from _repeatable(seed)
+
+
+def _repeatable(seed: int) -> Iterator[None]:
     threads, python, legacy = torch.get_num_threads(), random.getstate(), np.random.get_state()
     np.finfo(np.float32), np.finfo(np.float64)  # numpy looks for denormals when first asked, and warns
     torch.set_num_threads(1)

@@ -302,6 +302,17 @@ def test_weights_of_another_network_are_refused_and_nothing_is_copied() -> None:
     assert all(np.array_equal(array, before[name]) for name, array in weights_of(module).items())
 
 
+def test_fingerprints_of_earlier_versions_still_hold() -> None:
+    """Layers have got settings since (a dense layer's bias, a norm's momentum); hashes are stored."""
+    network = chain((3, 8, 8), Conv(4), BatchNorm(1e-3), GlobalPool(), Dense(3))
+    assert network.fingerprint == "37b3ed9cbe05449e849bed079daf904791827e4091c8465570f5aa96eb4dc116"
+    others = [
+        chain((3, 8, 8), Conv(4), BatchNorm(1e-3, 0.01), GlobalPool(), Dense(3)),
+        chain((3, 8, 8), Conv(4), BatchNorm(1e-3), GlobalPool(), Dense(3, bias=False)),
+    ]
+    assert len({each.fingerprint for each in (network, *others)}) == 3
+
+
 def test_fingerprints_are_of_the_structure() -> None:
     renamed = Network(
         (3, 8, 8),
