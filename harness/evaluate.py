@@ -14,6 +14,7 @@ import time
 from harness.deployment import Kind, kind_of, kinds_of, require_room, untrained_file
 from harness.export import Exported
 from harness.measure import Job, measure
+from harness.resumption import network_hashes
 from harness.rig import Progressing, Rig
 from harness.train import Trainer
 from harness.verify import Prover
@@ -113,7 +114,7 @@ class Evaluator:
             "activation_bytes": float(cost.activation_bytes),
         } | {kind.size_key: float(file.artifact.size_bytes) for kind, file in files.items()}
         if self.rig.run.get("built", str(known.trial.number)) is None:
-            body = {"network": known.network, "graph": network.fingerprint}
+            body = {"network": known.network, **network_hashes(network)}
             self.rig.run.append_later("built", str(known.trial.number), body)
         return files
 

@@ -15,6 +15,7 @@ import numpy as np
 from harness.deployment import Kind, kind_of, kinds_of, require_room, untrained_file
 from harness.exporters import onnx
 from harness.measure import Job, measure_together
+from harness.resumption import network_hashes
 from harness.rig import Rig
 from results.codec import from_json, to_json
 from results.errors import ArchitectureError, CandidateError
@@ -75,7 +76,8 @@ def _measured(rig: Rig, targets: Sequence[Target], sample: int) -> dict[Target, 
             raise
         rig.watcher.note(f"  {error}; another network is taken")
         return _measured(rig, targets, sample + 1)
-    return {target: {"measurement": body, "sample": sample} for target, body in found.items()}
+    hashes = network_hashes(network)
+    return {target: {"measurement": body, "sample": sample, **hashes} for target, body in found.items()}
 
 
 def _measured_on(rig: Rig, network: Network, target: Target) -> Measurement:

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness import checkpoints
 from harness.pretrain_plan import Pretraining
+from harness.resumption import task_hashes
 from harness.rig import Rig
 from results.codec import to_json
 from results.errors import StoreError
@@ -120,5 +121,6 @@ def _alone(rig: Rig, architecture: Architecture, number: int) -> Future[Training
         seed=int(np.random.default_rng((study.seed, number, 19)).integers(2**31)),
         time_limit_s=study.training_limit_s,
         device=study.device,
+        task_hashes=task_hashes(rig.run),
     )
     return rig.pool.submit(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ from harness.rig import Rig
 from harness.rung_notes import RungNotes
 from harness.speedups import accelerated
 from harness.verify import check_on_board
+from harness.winners import keep_or_write, known_hashes
 from results import plots, report, table
 from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
 from results.errors import CandidateError, PreflightError, StoreError, TrainingError
 from results.evaluations import evaluations, history
-from results.output import write_whole
 from results.records import Evaluation, Score, Target
 from results.statistics import judge
 from results.store import Run
@@ -254,16 +254,38 @@ def write_results(rig: Rig, folder: Path) -> None:
         for number in table.pareto(rig.run, target.name).query("nominal")["trial"]
     }
     winners |= {m.known.trial.number for m in front_across_targets(history(rig.run)) if m.nominal}
-    models = folder / "models"
+    _write_models(rig, folder / "models", winners)
+
+
+def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
+    """Writes what is not there yet.
+
+    Raises:
+        StoreError: If one would not be what was measured; the others are written.  If the folder is a link.
+    """
     if models.is_symlink():
         raise StoreError(f"{models} is a link; remove it: a run writes nothing outside its folder")
+    known, refused = known_hashes(rig.run), []
     for evaluation in evaluations(rig.run):
-        if evaluation.trial.number in winners:
+        number = evaluation.trial.number
+        if number in winners:
             files = trained_files(rig, evaluation)
-            for kind in {*_FLOAT_KINDS, *kinds_of(rig.targets_of(evaluation.trial))}:
+            for kind in sorted({*_FLOAT_KINDS, *kinds_of(rig.targets_of(evaluation.trial))}):
                 tail = "" if kind.precision == "fp32" else f"-{kind.precision}"
-                path = models / f"trial{evaluation.trial.number}{tail}.{kind.file_format}"
-                write_whole(path, files.file(kind).data)
+                path = models / f"trial{number}{tail}.{kind.file_format}"
+                measured = known.get((str(number), kind), set())
+                if keep_or_write(path, partial(files.file, kind), measured):
+                    continue
+                if measured:
+                    refused.append(path)
+                else:
+                    rig.watcher.note(f"  {path} is left as it is: it would be written in other bytes now")
+    if refused:
+        raise StoreError(
+            f"not written, for they would not be what was measured: {', '.join(map(str, refused))}; "
+            "what is there was left as it is. Another version of Boardwise or another host began this run: "
+            "resume it there, or begin a new run"
+        )
 
 
 def result_paths(folder: Path) -> list[Path]:

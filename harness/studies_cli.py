@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import socket
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from harness.host_trust import ask_secret
 from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
-from harness.resumption import stored_space, stored_study
+from harness.resumption import BEGUN_WITH, begun_with, check_unchanged, stored_space, stored_study
 from harness.study import Study, problem_of, read_study
 from results.codec import to_json
 from results.errors import ConfigError, unknown_name
@@ -48,7 +49,9 @@ def resume(args: argparse.Namespace) -> int:
         run = store.run(folder.name)
         study = stored_study(run, folder / "study.toml")
         task = config.task_of(study)
-        study, _ = stored_space(run, study, task)
+        study, space = stored_space(run, study, task)
+        for note in check_unchanged(run, study, task, space):
+            print(f"boardwise: {note}", file=sys.stderr)
         return _go_on(args, study, Lab.load(args.lab), run, folder, task)
 
 
@@ -140,6 +143,7 @@ def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
         "strategy": {"name": study.strategy.name, "options": dict(study.strategy.options)},
         "version": version("boardwise"),
         "host": socket.gethostname(),
+        BEGUN_WITH: begun_with(study, task, space),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness import checkpoints
 from harness.inherit import inherited
+from harness.resumption import task_hashes
 from harness.rig import Progressing, Rig, Weights
 from harness.training_watch import TrainingWatch
 from harness.trainings import TRAINING, SharedTrainings, training_key
@@ -107,6 +108,7 @@ class Trainer:
             time_limit_s=study.training_limit_s,
             settings=settings,
             device=study.device,
+            task_hashes=task_hashes(self.rig.run),
         )
 
     def _training(

@@ -5,6 +5,7 @@ The search sees the validation split, the report shows the test split, training 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -132,6 +133,18 @@ class Splits:
     def __getitem__(self, name: SplitName) -> Split:
         split: Split = getattr(self, name)
         return split
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the images and targets of each split, by its name."""
+        return {name: _hash(self[name].pixels, self[name].labels) for name in SPLIT_NAMES}
+
+
+def _hash(*arrays: NDArray[Any]) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

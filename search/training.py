@@ -26,6 +26,7 @@ from search import torch_state
 from search.datasets import load_task
 from search.module import load_weights, to_module, weights_of
 from search.network import Network, initial_weights
+from search.task_hashes import TaskHashes
 from search.tasks import Normalisation, Split, SplitName, Task
 from search.training_checkpoint import Checkpoint
 from search.training_run import (
@@ -47,6 +48,7 @@ _TINY = 1e-30
 CPU ten times slower."""
 
 _kept: dict[str, tuple[dict[str, Any], Task]] = {}
+_checked: set[str] = set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class TrainingJob:
         time_limit_s: CPU time after which it is given up [s].
         settings: Settings of the training that are not as usual (:data:`search.recipe.RECIPE`).
         device: ``cpu``, or ``cuda`` for a GPU: other bytes come out there, and perhaps not the same twice.
+        task_hashes: What the task was when the run began, where that is known.
     """
 
     network: Network
@@ -75,6 +78,7 @@ class TrainingJob:
     time_limit_s: float = math.inf
     settings: Mapping[str, Option] = field(default_factory=dict)
     device: str = "cpu"
+    task_hashes: TaskHashes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,7 @@ def train(
     candidate = job.network.fingerprint
     check_device(job.device)
     with _blamed_on(candidate):
-        task = loaded_task(job.task_name, job.task_options)
+        task = loaded_task(job.task_name, job.task_options, job.task_hashes)
     with repeatable(job.seed), _blamed_on(candidate):
         check_fits(job.network, task, job.fidelity)
         weights = initial_weights(job.network, job.seed) if job.weights is None else job.weights
@@ -222,16 +226,25 @@ def resized(height: int, width: int, resolution: int) -> tuple[int, int]:
 # --------------------------------------------------------------------------- pieces
 
 
-def loaded_task(name: str, options: Mapping[str, Any]) -> Task:
+def loaded_task(name: str, options: Mapping[str, Any], hashes: TaskHashes | None = None) -> Task:
     """The task of that name; the last one is kept, since one job comes after another.
 
+    Args:
+        name: Name or path.
+        options: Its options.
+        hashes: What it was when the run began.  A process that starts later reads it anew.
+
     Raises:
-        DataError: As :func:`search.datasets.load_task`.
+        DataError: As :func:`search.datasets.load_task`, or if the task was changed meanwhile.
     """
     options = dict(options)
     if name not in _kept or _kept[name][0] != options:
         _kept.clear()
         _kept[name] = options, load_task(name, options)
+        _checked.clear()
+    if hashes is not None and name not in _checked:
+        hashes.check(name, _kept[name][1])
+        _checked.add(name)
     return _kept[name][1]
 
 
