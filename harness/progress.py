@@ -12,6 +12,7 @@ from rich.text import Text
 from harness import terminal
 from harness.quantities import show
 from results.front import own_limits
+from results.limits import sentences
 from results.pareto import fronts
 from results.records import Evaluation, Interval, Measurement, Metric, Problem, Target, Trial
 from results.statistics import decide, half_width, judge, value
@@ -131,14 +132,19 @@ class LiveWatcher(Watcher):
     def _header(self) -> str:
         columns = "".join(f"  {title:<{CELL}}" for title in self._columns)
         cost = self._cost.replace("latency_", "") + " with its 95 % interval; ~ noisy, ! invalid"
-        lower = "" if self._problem.maximise else f"{self._problem.metric}: lower is better; "
-        return f"{'trial':>7}  {self._score_title}{columns}  front so far, time left   ({lower}{cost})"
+        lower = "" if self._problem.maximise else "lower is better; "
+        title = f"{'trial':>5} {'done':>7}  {self._score_title}{columns}  front so far, time left"
+        return f"{title}   ({self._problem.metric}: of the validation split; {lower}{cost})"
 
     def _line(self, evaluation: Evaluation) -> Text:
-        line = Text(f"{self._told}/{self._trials}".rjust(7))
+        line = Text(f"{evaluation.trial.number:>5} " + f"{self._told}/{self._trials}".rjust(7))
         line.append("  " + self._score_cell(evaluation).ljust(len(self._score_title)))
         for targets in self._columns.values():
             line.append("  ").append_text(self._column_cell(evaluation, targets))
+        for word, style in (("broken", "red"), ("unclear", "yellow")):
+            named = [x for x in self._problem.limits if decide(evaluation, x) == word]
+            if named:
+                line.append(f"  {word}: {sentences(evaluation, named)}", style=style)
         line.append(f"  {self._front()}, {self._left()} left")
         if evaluation.error:
             line.append(f"\n         {evaluation.error}", style="red")
@@ -170,7 +176,8 @@ class LiveWatcher(Watcher):
         figure = value(evaluation, metric)
         mark = {"valid": "", "noisy": "~", "invalid": "!"}[judge(measurement).state]
         shown = f"{mark}{_with_half_width(metric.name, figure)}" if figure else "measured"
-        states = {decide(evaluation, limit) for limit in limits}
+        # Of this figure alone: which other limits are broken is said with their figures behind the columns.
+        states = {decide(evaluation, limit) for limit in limits if limit.metric == metric}
         word = next((w for w in ("broken", "unclear", "met") if w in states), "")
         style = {"broken": "red", "unclear": "yellow", "met": "green"}.get(word, "")
         return Text(f"{shown} {word}".ljust(CELL), style=style)

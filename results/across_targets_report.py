@@ -19,7 +19,7 @@ def across_targets(known: History) -> list[str]:
     front = front_across_targets(known)
     title = "## All targets together"
     if not front:
-        return [title, "**No trained candidate is within all limits of all targets.**"]
+        return [title, "**No full training is within all limits of all targets.**"]
     nominal = [member for member in front if member.nominal]
     costs = known.problem.objectives[1:]
     scales = (1.0, *(factor(cost.name) for cost in costs))

@@ -119,7 +119,7 @@ def _count(target: Target, front: Sequence[Deployed]) -> int:
 
 def _front(known: History, device: str, front: Sequence[Deployed]) -> list[str]:
     if not front:
-        return [f"No trained candidate is within all limits on {device}, whichever the deployment."]
+        return [f"No full training is within all limits on {device}, whichever the deployment."]
     costs = objectives(known.problem, front[0].target.name)[1:]
     shares = Counter(label(member.target) for member in front).most_common()
     best = front[0]

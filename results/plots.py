@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,8 +18,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from results.evaluations import History, history
 from results.front import Candidate, Member, candidates, front, limits_of, objectives, within
+from results.limits import broken, exceeded
 from results.output import write_whole
-from results.records import Interval, Limit, Measurement, Metric
+from results.records import Interval, Limit, Measurement, Metric, Target
 from results.statistics import value
 from results.store import Run
 from results.units import axis_label, factor, score_title, show, words
@@ -34,6 +35,10 @@ FAR = 1.5
 
 # Okabe & Ito 2008: told apart with every kind of colour vision.
 CERTAIN, POSSIBLE, LIMIT, STEP, DIMMED = "#0072B2", "#E69F00", "#D55E00", "#444444", "#B0B0B0"
+
+
+OTHER_LIMITS = ("#009E73", "#CC79A7", "#56B4E9")
+"""Of trials that another limit than the one drawn ruled out."""
 
 
 def front_picture(run: Run, target_name: str, path: Path) -> None:
@@ -61,11 +66,12 @@ def draw(known: History, target: str) -> Figure:
     kept = limits_of(known.problem, known.target(target))
     limits = [x.upper * scale for x in kept if x.metric.name == cost.name]
     upper = min(limits, default=None)
-    screened = _screened(known, cost, scale)
+    ruled_out = _ruled_out(known, cost, known.target(target))
+    screened = [x for xs in ruled_out.values() for x in xs]
     _set_axes(axes, known, cost)
     _set_range(axes, [_place(c, scale)[0] for c in shown], upper, screened)
-    _draw_background(axes, _others(shown, members), kept, scale)
-    _draw_rug(axes, screened)
+    _draw_background(axes, _others(shown, members), kept, scale, cost)
+    _draw_rug(axes, ruled_out)
     if upper is not None:
         _draw_limit(axes, cost, upper)
     _draw_front(axes, members, scale, upper)
@@ -91,10 +97,28 @@ def _comparable(found: list[Candidate], members: list[Member]) -> list[Candidate
     return [c for c in found if c.environment == environment]
 
 
-def _screened(known: History, cost: Metric, scale: float) -> list[float]:
-    """Costs (as shown) of the trials that a limit ruled out before training."""
-    found = [value(t.evaluation(), cost) for t in known.trials if t.state == "infeasible"]
-    return [figure.value * scale for figure in found if figure is not None]
+def _ruled_out(known: History, cost: Metric, target: Target) -> dict[str, list[float]]:
+    """Costs (as shown) of the trials that a limit ruled out before training, by what broke.
+
+    Those that broke a limit of the cost itself come first, under an empty name.
+    """
+    found: dict[str, list[float]] = {"": []}
+    for trial in known.trials:
+        evaluation = trial.evaluation() if trial.state == "infeasible" else None
+        figure = None if evaluation is None else value(evaluation, cost)
+        if evaluation is not None and figure is not None:
+            causes = [_cause(limit, cost, target) for limit in broken(evaluation, known.problem.limits)]
+            cause = min(causes, key=bool, default="")
+            found.setdefault(cause, []).append(figure.value * factor(cost.name))
+    return found
+
+
+def _cause(limit: Limit, cost: Metric, target: Target) -> str:
+    """What a limit is of; empty for the limit that the picture draws."""
+    own = limit.metric.targets in ((), (target.name,), (target.device,))
+    if own and limit.metric.name == cost.name:
+        return ""
+    return f"{words(limit.metric.name)} limit" + ("" if own else f" on {' '.join(limit.metric.targets)}")
 
 
 def _set_axes(axes: Axes, known: History, cost: Metric) -> None:
@@ -137,26 +161,38 @@ def _others(shown: Sequence[Candidate], members: Sequence[Member]) -> list[Candi
     return [c for c in shown if c.known.trial.number not in on_front]
 
 
-def _draw_background(axes: Axes, rest: Sequence[Candidate], limits: Sequence[Limit], scale: float) -> None:
-    """Candidates that are not on the front, greyed: dominated ones and those over a limit."""
-    inside = [_place(c, scale) for c in rest if within(c.evaluation, limits)]
-    outside = [_place(c, scale) for c in rest if not within(c.evaluation, limits)]
-    for points, marker, label in ((inside, "o", "dominated"), (outside, "x", "over a limit")):
-        if points:
-            xs, ys = [x.value for x, _ in points], [y.value for _, y in points]
-            axes.scatter(xs, ys, s=16, marker=marker, color=DIMMED, linewidths=1.0, label=label, zorder=2)
+def _draw_background(
+    axes: Axes, rest: Sequence[Candidate], limits: Sequence[Limit], scale: float, cost: Metric
+) -> None:
+    """Candidates that are not on the front, greyed: dominated ones, and those over a limit by which it is."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in rest:
+        over = [limit.metric.name for limit in exceeded(candidate.evaluation, limits)]
+        name = min(over, key=lambda metric: metric != cost.name, default="")
+        inside = within(candidate.evaluation, limits)
+        label = "dominated" if inside else f"over {words(name)} limit" if name else "a limit unknown"
+        groups.setdefault(label, []).append(candidate)
+    markers = dict(zip(sorted(groups.keys() - {"dominated"}), "x+1234", strict=False))
+    for label, group in groups.items():
+        places = [_place(candidate, scale) for candidate in group]
+        xs, ys = [x.value for x, _ in places], [y.value for _, y in places]
+        marker = markers.get(label, "o")
+        axes.scatter(xs, ys, s=16, marker=marker, color=DIMMED, linewidths=1.0, label=label, zorder=2)
 
 
-def _draw_rug(axes: Axes, screened: Sequence[float]) -> None:
-    """Ticks at the foot for trials that were never trained; those beyond the right edge are only counted."""
-    if screened:
+def _draw_rug(axes: Axes, ruled_out: Mapping[str, Sequence[float]]) -> None:
+    """Ticks at the foot for trials that were never trained, a row for each thing that broke; those beyond the
+    right edge are only counted."""
+    rows = [(cause, costs) for cause, costs in ruled_out.items() if costs]
+    for number, (cause, costs) in enumerate(rows):
+        over = cause or "the limit drawn"
         axes.plot(
-            screened,
-            [0.012] * len(screened),
+            costs,
+            [0.012 + 0.022 * number] * len(costs),
             "|",
-            color=DIMMED,
+            color=OTHER_LIMITS[number % len(OTHER_LIMITS)] if cause else DIMMED,
             markersize=7,
-            label=f"ruled out before training ({len(screened)})",
+            label=f"not trained, over {over} ({len(costs)})",
             transform=axes.get_xaxis_transform(),
             scalex=False,
             zorder=1,
@@ -224,7 +260,7 @@ def _draw_titles(
         title += f" ({board})" if board != "unknown" else ""
         axes.set_title(_details(measurement, members), loc="left", fontsize=8, color="#555555")
     else:
-        text = "no trained candidate was measured here"
+        text = "no full training was measured here"
     axes.text(0, 1.065, title, transform=axes.transAxes, fontsize=11, fontweight="bold")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, fontsize=12, color=LIMIT, ha="center")
 

@@ -13,8 +13,10 @@ import pandas as pd
 from results import energy, loading, scores, untrained
 from results.across_targets_report import across_targets
 from results.deployments_report import deployments
+from results.empty_front import closest, why_empty
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
+from results.limits import broken, sentence
 from results.markdown import table
 from results.output import write_whole
 from results.records import Limit, Metric, Option, Problem, Target
@@ -22,7 +24,7 @@ from results.relaxation_report import relaxation
 from results.speedups import speedups
 from results.statistics import judge
 from results.store import Run
-from results.table import closest_table, describe, iso, pareto_table, score_cell
+from results.table import describe, iso, pareto_table, score_cell
 from results.units import score_title, show, words
 from results.weight_sharing import weight_sharing
 
@@ -36,7 +38,7 @@ _READING = """
   share, BCa bootstrap for others). What has no interval is never certain. They do not contain the
   spread between trainings with other seeds, or between two boards of one model.
 - The search saw the validation split only, and the front is chosen by it; the test split was scored
-  afterwards and play no part in the choice.
+  afterwards and plays no part in the choice.
 - The *certain* front holds what nothing can dominate within the intervals, the *possible* front what nothing
   dominates for certain. The best of many noisy figures is optimistic; hence the confirmation.
 """
@@ -115,7 +117,23 @@ def _counts(known: History, finished: Sequence[Mapping[str, Any]]) -> list[str]:
         ("pending", "not finished"),
     ]
     counted = [(states[s], s, text) for s, text in rows if states[s]]
-    return ["## Trials", table(("trials", "state", "meaning"), counted), *_saved(known), *_time(finished)]
+    sections = ["## Trials", table(("trials", "state", "meaning"), counted), *_broken(known)]
+    return [*sections, *_saved(known), *_time(finished)]
+
+
+def _broken(known: History) -> list[str]:
+    """Which limits ruled trials out before they were trained; one trial may break several."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for trial in known.trials:
+        if trial.state == "infeasible":
+            evaluation = trial.evaluation()
+            for limit in broken(evaluation, known.problem.limits):
+                name = f"{_limit(limit)} on {' '.join(limit.metric.targets) or 'the network'}"
+                counts[name] += 1
+                first.setdefault(name, f"trial {trial.trial.number}: {sentence(evaluation, limit)}")
+    rows = [(number, name, first[name]) for name, number in counts.most_common()]
+    return [table(("infeasible", "limit", "the first of them"), rows)] if rows else []
 
 
 def _saved(known: History) -> list[str]:
@@ -147,11 +165,8 @@ def _target(known: History, target: Target) -> list[str]:
     sections = [f"## {target.name}"]
     if limits := limits_of(known.problem, target):
         sections.append("Limits: " + "; ".join(map(_limit, limits)) + ".")
-    chooses = any(f"deployment.{target.device}" in t.options for t in known.trials)
-    if chooses and not any(target.name in t.measurements for t in known.trials):
-        return [*sections, "Nothing was measured here: no trial chose this target."]
     if here.empty:
-        sections += _none_within(known)
+        sections += _none_within(known, target)
     else:
         sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(known, here, target)]
     elsewhere = len(frame) - len(here)
@@ -168,13 +183,14 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     place = f"deployment.{target.device}"  # it stands in the heading
     options = {t.trial.number: {k: v for k, v in t.options.items() if k != place} for t in known.trials}
     common = _common([options[number] for number in short["trial"]])
-    title = score_title(known.problem)
-    header = ("trial", "front", title, "p50 [ms]", "p90 [ms]", "size [kB]", "confirmed", "verdict")
+    titles = [score_title(known.problem, where) for where in ("validation", "test")]
+    header = ("trial", "front", *titles, "p50 [ms]", "p90 [ms]", "size [kB]", "confirmed", "verdict")
     rows = [
         (
             row["trial"],
             row["front"],
-            score_cell(row, known.problem.metric),
+            score_cell(row, known.problem.metric, "validation"),
+            score_cell(row, known.problem.metric, "test"),
             _with_interval(row, "latency_p50_ms"),
             _with_interval(row, "latency_p90_ms"),
             f"{row['size_bytes'] / 1e3:.1f}",
@@ -211,7 +227,7 @@ def _missing_scores(members: Sequence[TrialRecords], precision: str) -> list[str
         score = trial.tested.get(precision) or trial.accuracy.get(precision)
         if reason := "" if score is None else scores.why_no_interval(score):
             unbounded.setdefault(reason, []).append(trial.trial.number)
-    texts = [(f"No test score of {_trials(n)}, so validation is shown: {r}.", n) for r, n in untested.items()]
+    texts = [(f"No test score of {_trials(n)}: {r}.", n) for r, n in untested.items()]
     texts += [(f"No interval of the score of {_trials(n)}: {r}.", n) for r, n in unbounded.items()]
     return [text for text, _ in sorted(texts, key=lambda item: item[1])]
 
@@ -240,28 +256,22 @@ def _with_interval(row: Mapping[Any, Any], name: str) -> str:
     return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def _none_within(known: History) -> list[str]:
-    frame = closest_table(known, SHOWN_CLOSEST)
-    text = "**No trained candidate is within all limits here.**"
-    if frame.empty:
-        return [text]
-    rows = [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
-    return [
-        text + " The closest, by the sum of relative overshoots (SI units):",
-        table(list(frame.columns), rows),
+def _none_within(known: History, target: Target) -> list[str]:
+    text = f"**The front is empty**: {why_empty(known, target)}."
+    rows = [
+        (each.known.trial.number, each.breaks, f"{each.violation:.3g}", describe(each.known.options))
+        for each in closest(known, target, SHOWN_CLOSEST)
     ]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "unknown" if value != value else f"{value:.4g}"
-    return str(value)
+    if not rows:
+        return [text]
+    header = ("trial", "breaks", "sum of relative overshoots", "architecture")
+    return [text + " The closest to its limits:", table(header, rows)]
 
 
 def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: str) -> list[str]:
     """What ran, where, and in what state the board was."""
     if not found:
-        return ["No trained candidate was measured here."]
+        return []
     newest = max(found, key=lambda c: max(s.started_at for s in c.measurement.sessions)).measurement
     verdicts = Counter(judge(c.measurement).state for c in found)
     reasons = Counter(reason.split(" (")[0] for c in found for reason in judge(c.measurement).reasons)

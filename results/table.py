@@ -16,6 +16,7 @@ from results.conditions import summary
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
+from results.limits import broken, sentences
 from results.output import write_whole
 from results.records import UNTRAINED, Evaluation, Interval, Measurement, Option, Problem, Score, Target
 from results.statistics import (
@@ -76,12 +77,15 @@ def _trial_row(trial: TrialRecords, known: History) -> dict[str, Any]:
         "architecture": describe(trial.options),
         **_judged_columns(trial, known.problem),
         "violation": None,
+        "broken": None,
         "macs": trial.network.get("macs"),
         "parameters": trial.network.get("parameters"),
         **{k: v for k, v in trial.network.items() if k.startswith("size_bytes_")},
     }
     if trial.state in ("complete", "infeasible"):
-        row["violation"] = violation(trial.evaluation(), known.problem.limits)
+        evaluation, limits = trial.evaluation(), known.problem.limits
+        row["violation"] = violation(evaluation, limits)
+        row["broken"] = sentences(evaluation, broken(evaluation, limits))
     for target in known.targets:
         row |= _target_columns(trial, known, target)
     return row | {
@@ -227,14 +231,14 @@ def across_targets_table(known: History) -> pd.DataFrame:
     return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
 
 
-def score_cell(row: Mapping[Any, Any], metric: str) -> str:
-    """The score in a row of :func:`pareto` as people read it: of the test split once it is known, else of the
-    validation split, and of which it is."""
-    where: Where = "validation" if pd.isna(row[score_column(metric, "test")]) else "test"
+def score_cell(row: Mapping[Any, Any], metric: str, where: Where) -> str:
+    """A score in a row of :func:`pareto` as people read it."""
     name = score_column(metric, where)
+    if pd.isna(row[name]):
+        return "unknown"
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     ends = "no interval" if pd.isna(low) else f"{score(low)}, {score(high)}"
-    return f"{score(row[name])} [{ends}] ({where})"
+    return f"{score(row[name])} [{ends}]"
 
 
 def measurement_row(measurement: Measurement, *, weights: str = "as given") -> dict[str, Any]:
@@ -281,33 +285,6 @@ def measurement_row(measurement: Measurement, *, weights: str = "as given") -> d
         "weights": UNTRAINED if artifact.weights == UNTRAINED else weights,
         "artifact_sha256": artifact.sha256,
     }
-
-
-def closest(run: Run, n: int) -> pd.DataFrame:
-    """The ``n`` trials nearest to meeting all limits, for when none does: by the sum of overshoots.
-
-    One column per limit gives the figure by which the trial was judged, in SI units.
-    """
-    return closest_table(history(run), n)
-
-
-def closest_table(known: History, n: int) -> pd.DataFrame:
-    """As :func:`closest`, from records that were read already."""
-    limits = known.problem.limits
-    rows = []
-    for trial in known.trials:
-        if trial.state in ("complete", "infeasible"):
-            evaluation = trial.evaluation()
-            row: dict[str, Any] = {"trial": trial.trial.number, "architecture": describe(trial.options)}
-            row["violation"] = violation(evaluation, limits)
-            row[score_column(known.problem.metric, "validation")] = _middle(
-                value(evaluation, known.problem.objectives[0])
-            )
-            for limit in limits:
-                name = " ".join((limit.metric.name, *limit.metric.targets))
-                row[name] = _middle(value(evaluation, limit.metric))
-            rows.append(row)
-    return _frame(sorted(rows, key=lambda row: (row["violation"], row["trial"]))[:n])
 
 
 # --------------------------------------------------------------------------- files

@@ -74,9 +74,10 @@ def cost_column(metric: str) -> tuple[str, float]:
     return metric + unit, scale
 
 
-def show(metric: str, figure: float) -> str:
-    """A figure in three digits with its unit."""
+def show(metric: str, figure: float, digits: int = 3) -> str:
+    """A figure in three digits, or so many, with its unit."""
     if metric not in _SHOWN:
-        return f"{figure:.3f}"
+        return f"{figure:.{digits}f}"
     scale, unit, _ = _SHOWN[metric]
-    return f"{figure * scale:.3g} {unit}"
+    shown = figure * scale
+    return f"{shown:.0f} {unit}" if abs(shown) >= 10**digits else f"{shown:.{digits}g} {unit}"

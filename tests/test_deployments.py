@@ -99,7 +99,7 @@ def test_one_network_on_every_deployment(run: Run) -> None:
     text = report(known)
     assert "**For one and the same network, tflite-fp32-threads4 is fastest**. That" in text
     assert "| onnxruntime-fp32-threads1 | 3 [3, 3] | 3.00 | 30.0 | 0 | 0 | 0 |" in text
-    assert "No trained candidate is within all limits on pi5, whichever the deployment." in text
+    assert "No full training is within all limits on pi5, whichever the deployment." in text
 
 
 def test_what_cannot_be_told_apart_is_named(run: Run) -> None:
@@ -161,7 +161,10 @@ def test_a_target_that_no_trial_chose_has_no_closest_candidates(run: Run) -> Non
     trained(run, 0, 0.9)
     told(run, 0)
     text = report(history(run))
-    assert "Nothing was measured here: no trial chose this target." in text.partition(f"## {LITE.name}")[2]
+    assert (
+        "**The front is empty**: no trial chose this target (1 chose others of pi5)."
+        in text.partition(f"## {LITE.name}")[2]
+    )
     assert "deployment.pi5" not in text.partition(f"## {ORT.name}")[2].partition("## ")[0]
 
 

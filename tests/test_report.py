@@ -102,7 +102,7 @@ def test_replayed_figures_are_called_replayed(run: Run) -> None:
 def test_a_picture_of_nothing_says_so(run: Run, tmp_path: Path) -> None:
     front_picture(run, PI.name, tmp_path / "empty.png")
     texts = [text.get_text() for text in draw(history(run), PI.name).axes[0].texts]
-    assert "no trained candidate was measured here" in texts
+    assert "no full training was measured here" in texts
     add(run, 0, 0.02, 0.9)
     texts = [text.get_text() for text in draw(history(run), PI.name).axes[0].texts]
     assert "no candidate is within all limits" in texts
@@ -154,15 +154,15 @@ def test_a_run_under_way_has_a_report_too(run: Run) -> None:
     ask(run, 0)
     text = report(history(run))
     assert "| 1 | pending | not finished |" in text
-    assert "No trained candidate was measured here." in text
+    assert "**The front is empty**: no full training was measured here yet; 1 not finished." in text
 
 
 def test_where_nothing_meets_the_limits_the_closest_are_shown(run: Run) -> None:
     for number, latency_s in enumerate((0.020, 0.010)):
         add(run, number, latency_s, 0.9)
     text = report(history(run))
-    assert "No trained candidate is within all limits here." in text
-    assert "| 1 | width=1 | 0.25 | 0.9 | 0.01 |" in text
+    assert "**The front is empty**: none of 2 full trainings is within all limits." in text
+    assert f"| 1 | latency_p90 10 ms > 8 ms on {PI.name} | 0.25 | width=1 |" in text
     assert "![Front" not in text
 
 

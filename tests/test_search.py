@@ -243,6 +243,6 @@ def test_limits_that_nobody_meets_end_with_the_closest(
     assert cli.main(["search", str(study), "--lab", str(lab), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
     assert "the front is empty" in said
-    assert "3 infeasible" in said
+    assert "3 broke a limit for certain" in said
     assert "closest:" in said
     assert not records(tmp_path / "runs" / "small", "trained")

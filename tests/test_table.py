@@ -268,17 +268,6 @@ def test_a_front_row_says_what_ran_where_and_how_well_it_is_known(store: Store) 
     assert (frame["limits"] == "met").sum() > 0
 
 
-def test_the_closest_candidates_when_nothing_meets_the_limits(run: Run) -> None:
-    for number, latency_s in enumerate((0.020, 0.009, 0.012)):
-        add(run, number, latency_s, 0.9)
-    ask(run, 3)
-    told(run, 3, "failed", "crashed")
-    found = table.closest(run, 2)
-    assert list(found["trial"]) == [1, 2]
-    assert list(found["violation"]) == pytest.approx([0.125, 0.5])
-    assert list(found[f"latency_p90 {PI.name}"]) == pytest.approx([0.009, 0.012])
-
-
 # --------------------------------------------------------------------------- files
 
 
