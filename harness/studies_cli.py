@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import socket
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def resume(args: argparse.Namespace) -> int:
         task = config.task_of(study)
         study, space = stored_space(run, study, task)
         for note in check_unchanged(run, study, task, space):
-            print(f"boardwise: {note}", file=sys.stderr)
+            terminal.say(f"boardwise: {note}")
         return _go_on(args, study, Lab.load(args.lab), run, folder, task)
 
 
