@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from results.deployments import Deployed, Factor, board_front, factors, same_network, targets_on
 from results.evaluations import History
 from results.front import candidates, limits_of, objectives, within
-from results.markdown import table
+from results.markdown import escape, table
 from results.records import Interval, Target
 from results.statistics import latency, peak_memory
 from results.units import axis_label, factor, score_title
@@ -92,8 +92,8 @@ def _cost_in_score(known: History, precision: str) -> str:
         for change in (sum(changes) / len(changes), min(changes), max(changes))
     )
     return (
-        f"- **{score_title(known.problem)} in {precision}** against float32, the same weights: {mean} "
-        f"{'points ' * share}in the mean of {len(changes)} trials, from {least} to {most}"
+        f"- **{escape(score_title(known.problem))} in {precision}** against float32, the same weights: "
+        f"{mean} {'points ' * share}in the mean of {len(changes)} trials, from {least} to {most}"
     )
 
 
@@ -126,8 +126,8 @@ def _front(known: History, device: str, front: Sequence[Deployed]) -> list[str]:
     words = ", ".join(f"{name} {count}" for name, count in shares)
     text = (
         f"**Of the {len(front)} candidates on the front of all deployments together: {words}.** The best "
-        f"{known.problem.metric} within the limits is that of trial {best.candidate.known.trial.number} on "
-        f"{label(best.target)}."
+        f"{escape(known.problem.metric)} within the limits is that of trial "
+        f"{best.candidate.known.trial.number} on {label(best.target)}."
     )
     rows = [
         (

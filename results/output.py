@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from pathlib import Path
 
 from results.errors import StoreError
+from results.printable import printable
+
+_FORMULA = re.compile(r"(^|;)(?=[=+\-@])")
+
+
+def inert(cell: object) -> object:
+    """A cell of a CSV file that no spreadsheet takes for a formula, and no terminal for a command.
+
+    Numbers stay what they are, also as text.  An apostrophe before other text that begins as formulas do says
+    "text" to spreadsheets; so after a semicolon, at which some of them divide cells.
+    """
+    if not isinstance(cell, str):
+        return cell
+    with contextlib.suppress(ValueError):
+        float(cell)
+        return printable(cell)
+    return _FORMULA.sub(r"\1'", printable(cell).lstrip())
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from results.evaluations import History, history
 from results.front import Candidate, Member, candidates, front, limits_of, objectives, within
 from results.limits import broken, exceeded
 from results.output import write_whole
+from results.printable import printable
 from results.records import Interval, Limit, Measurement, Metric, Target
 from results.statistics import value
 from results.store import Run
@@ -29,6 +31,8 @@ SIZE_IN = (8.0, 5.4)
 DPI = 144
 LOG_FROM_RATIO = 8.0
 """Range of costs from which on their axis is logarithmic."""
+
+LONGEST_TEXT = 160
 
 FAR = 1.5
 """Ruled-out trials are drawn up to so many times the limit."""
@@ -54,6 +58,7 @@ def front_picture(run: Run, target_name: str, path: Path) -> None:
     write_whole(path, picture.getvalue())
 
 
+@mpl.rc_context({"text.parse_math": False})
 def draw(known: History, target: str) -> Figure:
     """The picture as a figure, from records that were read already."""
     figure = Figure(figsize=SIZE_IN, layout="constrained")
@@ -122,8 +127,8 @@ def _cause(limit: Limit, cost: Metric, target: Target) -> str:
 
 
 def _set_axes(axes: Axes, known: History, cost: Metric) -> None:
-    axes.set_xlabel(axis_label(cost.name))
-    axes.set_ylabel(score_title(known.problem, "validation"))
+    axes.set_xlabel(_text(axis_label(cost.name)))
+    axes.set_ylabel(_text(score_title(known.problem, "validation")))
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -202,7 +207,7 @@ def _draw_rug(axes: Axes, ruled_out: Mapping[str, Sequence[float]]) -> None:
 def _draw_limit(axes: Axes, cost: Metric, upper: float) -> None:
     """The limit as a line, beyond which the ground is shaded."""
     label = f"limit: {words(cost.name)} ≤ {show(cost.name, upper / factor(cost.name))}"
-    axes.axvline(upper, color=LIMIT, linewidth=1.2, linestyle="--", label=label, zorder=2)
+    axes.axvline(upper, color=LIMIT, linewidth=1.2, linestyle="--", label=_text(label), zorder=2)
     axes.axvspan(upper, axes.get_xlim()[1], color=LIMIT, alpha=0.06, linewidth=0, zorder=0)
 
 
@@ -258,11 +263,16 @@ def _draw_titles(
         measurement = shown[0].measurement
         board = measurement.environment.get("model")
         title += f" ({board})" if board != "unknown" else ""
-        axes.set_title(_details(measurement, members), loc="left", fontsize=8, color="#555555")
+        axes.set_title(_text(_details(measurement, members)), loc="left", fontsize=8, color="#555555")
     else:
         text = "no full training was measured here"
-    axes.text(0, 1.065, title, transform=axes.transAxes, fontsize=11, fontweight="bold")
+    axes.text(0, 1.065, _text(title), transform=axes.transAxes, fontsize=11, fontweight="bold")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, fontsize=12, color=LIMIT, ha="center")
+
+
+def _text(text: str) -> str:
+    """Foreign text on one line, and no longer than a picture is wide; never mathematics (see ``draw``)."""
+    return printable(text[:LONGEST_TEXT])
 
 
 def _details(measurement: Measurement, members: Sequence[Member]) -> str:

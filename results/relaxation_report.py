@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.evaluations import History, TrialRecords
-from results.markdown import table
+from results.markdown import escape, table
 from results.records import Measurement
 from results.statistics import latency
 from results.units import show
@@ -27,20 +27,22 @@ def _found(known: History, body: Mapping[str, Any]) -> list[str]:
     plan, search, sums_s = body["plan"], body["found"], body["sum_of_blocks_s"]
     epochs = len(search["curve"])
     lines = [
-        f"- **Learnt** by {plan['method']} on halves of the training split, {epochs} of {plan['epochs']} "
-        f"epochs in {search['search_s']:.0f} s of CPU time, beside the trainings of the trials",
-        f"- **Latency** in the loss: {plan['latency_form']}, weight {plan['latency_weight']:g}"
+        f"- **Learnt** by {escape(plan['method'])} on halves of the training split, {epochs} of "
+        f"{plan['epochs']} epochs in {search['search_s']:.0f} s of CPU time, beside the trainings of the "
+        "trials",
+        f"- **Latency** in the loss: {escape(plan['latency_form'])}, weight {plan['latency_weight']:g}"
         if plan["latency_weight"]
         else "- **Latency** was not in the loss",
     ]
     if search["stopped"]:
-        lines.append(f"- **Stopped early**: {search['stopped']}; the weights are those of the epoch before")
+        reason = escape(search["stopped"])
+        lines.append(f"- **Stopped early**: {reason}; the weights are those of the epoch before")
     choices = tuple(body["architecture"]["choices"])
     tried = [t for t in known.trials if t.trial.proposal.architecture.choices == choices]
     trial = max(tried, key=lambda t: len(t.measurements), default=None)
     if trial is not None:
         options = ", ".join(f"{name} {option}" for name, option in trial.options.items())
-        lines.append(f"- **Selected**: trial {trial.trial.number} ({options})")
+        lines.append(f"- **Selected**: trial {trial.trial.number} ({escape(options)})")
     return ["\n".join(lines), *_sums(trial, sums_s)]
 
 

@@ -17,8 +17,9 @@ from results.empty_front import closest, why_empty
 from results.evaluations import History, TrialRecords, history
 from results.front import Candidate, candidates, limits_of
 from results.limits import broken, sentence
-from results.markdown import table
+from results.markdown import code, escape, table
 from results.output import write_whole
+from results.printable import printable_lines
 from results.records import Limit, Metric, Option, Problem, Target
 from results.relaxation_report import relaxation
 from results.speedups import speedups
@@ -53,7 +54,7 @@ def write_report(run: Run, folder: Path) -> Path:
     path = folder / "report.md"
     bodies = ([r.body for r in run.records(kind)] for kind in ("finished", "pretrained"))
     text = report(history(run), *bodies, sharing=weight_sharing(run))
-    write_whole(path, text.encode())
+    write_whole(path, printable_lines(text).encode())
     return path
 
 
@@ -65,7 +66,7 @@ def report(
     sharing: Sequence[str] = (),
 ) -> str:
     """The report as Markdown, from records that were read already."""
-    sections = [f"# {known.name}", *_searched(known), *_counts(known, finished)]
+    sections = [f"# {escape(known.name)}", *_searched(known), *_counts(known, finished)]
     for target in known.targets:
         sections += _target(known, target)
     sections += [*across_targets(known), *deployments(known), *relaxation(known, pretrained)]
@@ -91,12 +92,14 @@ def _searched(known: History) -> list[str]:
     limits = [f"{_limit(x)} on {' '.join(x.metric.targets) or 'the network'}" for x in problem.limits]
     fidelity = config.get("fidelity", {})
     lines = [
-        f"- **Task**: {task.get('name', 'unknown')}, {problem.metric} ({problem.better} is better)",
-        f"- **Space**: {space.get('name', 'unknown')}; **strategy**: {strategy.get('name', 'unknown')}, "
-        f"seed {config.get('seed')}",
-        f"- **Training**: {fidelity.get('epochs')} epochs, {fidelity.get('subset', 1.0):.0%} of the data",
-        f"- **Wanted**: {', '.join(goals)}",
-        f"- **Limits**: {'; '.join(limits) or 'none'}",
+        f"- **Task**: {escape(task.get('name', 'unknown'))}, {escape(problem.metric)} "
+        f"({problem.better} is better)",
+        f"- **Space**: {escape(space.get('name', 'unknown'))}; **strategy**: "
+        f"{escape(strategy.get('name', 'unknown'))}, seed {escape(config.get('seed'))}",
+        f"- **Training**: {escape(fidelity.get('epochs'))} epochs, "
+        f"{fidelity.get('subset', 1.0):.0%} of the data",
+        f"- **Wanted**: {escape(', '.join(goals))}",
+        f"- **Limits**: {escape('; '.join(limits) or 'none')}",
         f"- **Targets**: {', '.join(t.name for t in known.targets)}",
     ]
     return ["## What was searched", "\n".join(lines)]
@@ -164,7 +167,7 @@ def _target(known: History, target: Target) -> list[str]:
     here = frame[frame["front"] != "other environment"]
     sections = [f"## {target.name}"]
     if limits := limits_of(known.problem, target):
-        sections.append("Limits: " + "; ".join(map(_limit, limits)) + ".")
+        sections.append("Limits: " + escape("; ".join(map(_limit, limits))) + ".")
     if here.empty:
         sections += _none_within(known, target)
     else:
@@ -207,7 +210,7 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
         f"95 %; all are in [{csv}]({csv}). {confirmed} of {len(here)} are confirmed, that is measured again "
         "with trained weights in fresh processes; only confirmed figures are final."
     )
-    shared = [f"All of them have {describe(common)}."] if common else []
+    shared = [f"All of them have {escape(describe(common))}."] if common else []
     shown = [t for t in known.trials if t.trial.number in set(here["trial"])]
     return [
         table((*header, "architecture"), rows),
@@ -223,10 +226,10 @@ def _missing_scores(members: Sequence[TrialRecords], precision: str) -> list[str
     unbounded: dict[str, list[int]] = {}
     for trial in members:
         if precision in trial.undefined:
-            untested.setdefault(_last_line(trial.undefined[precision]), []).append(trial.trial.number)
+            untested.setdefault(escape(_last_line(trial.undefined[precision])), []).append(trial.trial.number)
         score = trial.tested.get(precision) or trial.accuracy.get(precision)
         if reason := "" if score is None else scores.why_no_interval(score):
-            unbounded.setdefault(reason, []).append(trial.trial.number)
+            unbounded.setdefault(escape(reason), []).append(trial.trial.number)
     texts = [(f"No test score of {_trials(n)}: {r}.", n) for r, n in untested.items()]
     texts += [(f"No interval of the score of {_trials(n)}: {r}.", n) for r, n in unbounded.items()]
     return [text for text, _ in sorted(texts, key=lambda item: item[1])]
@@ -273,13 +276,14 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: s
     if not found:
         return []
     newest = max(found, key=lambda c: max(s.started_at for s in c.measurement.sessions)).measurement
+    ran_on = newest.ran_on
     verdicts = Counter(judge(c.measurement).state for c in found)
     reasons = Counter(reason.split(" (")[0] for c in found for reason in judge(c.measurement).reasons)
     lines = [
-        f"- **Ran**: {newest.ran_on.runtime} {newest.ran_on.version}, {newest.artifact.precision}, threads: "
-        f"{newest.ran_on.threads}, provider: {newest.ran_on.provider}; origin: **{newest.origin}**",
+        f"- **Ran**: {escape(ran_on.runtime)} {escape(ran_on.version)}, {escape(newest.artifact.precision)}, "
+        f"threads: {ran_on.threads}, provider: {escape(ran_on.provider)}; origin: **{newest.origin}**",
         f"- **Environment** `{newest.environment.fingerprint[:12]}`: "
-        + ", ".join(f"{k} {v}" for k, v in newest.environment.facts),
+        + escape(", ".join(f"{k} {v}" for k, v in newest.environment.facts)),
         f"- **Verdicts**: {', '.join(f'{n} {state}' for state, n in sorted(verdicts.items(), reverse=True))}",
     ]
     if invalid := loading.note(newest):
@@ -287,10 +291,11 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: s
     if before_training:
         lines.append(f"- **Untrained and trained files**: {before_training}")
     if reasons:
-        lines.append("- **Reasons**: " + "; ".join(f"{text} ({n})" for text, n in reasons.most_common(6)))
+        shown = "; ".join(f"{text} ({n})" for text, n in reasons.most_common(6))
+        lines.append(f"- **Reasons**: {escape(shown)}")
     conditions = [text for text in here["conditions"].unique() if text][:3]
     if conditions:
-        lines.append("- **Conditions** on the front: " + "; ".join(conditions))
+        lines.append("- **Conditions** on the front: " + escape("; ".join(conditions)))
     return ["\n".join(lines)]
 
 
@@ -332,7 +337,7 @@ def _reading(known: History) -> list[str]:
         "\n".join(
             [
                 _READING.strip(),
-                f"- Energy: {energy.summary(measured)}.",
+                f"- Energy: {escape(energy.summary(measured))}.",
                 *shown,
             ]
         ),
@@ -344,13 +349,13 @@ def _provenance(known: History) -> list[str]:
     times = [t.asked_at for t in known.trials] + [t.told_at for t in known.trials if t.told_at is not None]
     space = str(config.get("space", {}).get("fingerprint", "unknown"))
     lines = [
-        f"- Boardwise {config.get('version', 'unknown')} on {config.get('host', 'unknown')}",
-        f"- Space `{space[:12]}`, seed {config.get('seed')}",
+        f"- Boardwise {escape(config.get('version', 'unknown'))} on {escape(config.get('host', 'unknown'))}",
+        f"- Space {code(space[:12])}, seed {escape(config.get('seed'))}",
     ]
     if times:
         lines.append(f"- From {iso(min(times))} to {iso(max(times))}")
     credits = config.get("task", {}).get("credits") or []
-    lines += [f"- Data: {text}" for text in ([credits] if isinstance(credits, str) else credits)]
+    lines += [f"- Data: {escape(text)}" for text in ([credits] if isinstance(credits, str) else credits)]
     normalisation = config.get("task", {}).get("normalisation")
     if normalisation:
         mean, std = (", ".join(f"{x:.6g}" for x in normalisation[name]) for name in ("mean", "std"))

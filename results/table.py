@@ -17,7 +17,7 @@ from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
 from results.limits import broken, sentences
-from results.output import write_whole
+from results.output import inert, write_whole
 from results.records import UNTRAINED, Evaluation, Interval, Measurement, Option, Problem, Score, Target
 from results.statistics import (
     decide,
@@ -315,6 +315,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, frame: pd.DataFrame) -> Path:
+    texts = {str(name): column.map(inert) for name, column in frame.items() if column.dtype.kind == "O"}
+    frame = frame.assign(**texts).rename(columns=inert)
     write_whole(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
     return path
 

@@ -10,7 +10,7 @@ from results.codec import from_json
 from results.evaluations import History, history
 from results.fidelity import PREDICTS
 from results.lineage import lineages, own_epochs
-from results.markdown import table
+from results.markdown import escape, table
 from results.rank_correlation import LEAST, kendall
 from results.records import Interval, Score
 from results.store import Run
@@ -62,9 +62,9 @@ def _supernet(run: Run) -> list[str]:
         return []
     plan = body["plan"]
     lines = [
-        f"- **Supernet**: {plan['epochs']} epochs, {plan['sampling']} sampling, batches of "
+        f"- **Supernet**: {plan['epochs']} epochs, {escape(plan['sampling'])} sampling, batches of "
         f"{body['batch_size']} images, {body['training_s']:.0f} s of CPU time",
-        *(f"- **Not as planned**: {note}" for note in body["notes"]),
+        *(f"- **Not as planned**: {escape(note)}" for note in body["notes"]),
         *_agreement(run),
     ]
     return ["\n".join(lines)]
@@ -84,7 +84,7 @@ def _agreement(run: Run) -> list[str]:
         f"- **How well it ranks**: Kendall's tau (95 % interval) of scores under shared weights and those "
         f"of {count} random networks trained alone for {bodies[0]['epochs']} epochs each ({seconds:.0f} s of "
         f"CPU time): {figure}",
-        *(f"- **Not to be relied on**: {text}" for text in [misranking(run)] if text),
+        *(f"- **Not to be relied on**: {escape(text)}" for text in [misranking(run)] if text),
     ]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from harness.cli import main
+from results import markdown
 from results.codec import from_json
 from results.errors import ConfigError, StoreError
-from results.output import write_whole
+from results.output import inert, write_whole
 from results.records import Target
 from results.store import Store
+from results.table import write_csv
 from tests.fixtures_results import HOST, PI, fill
 
 
@@ -275,3 +280,139 @@ def test_a_value_without_bounds_is_refused(tmp_path: Path, capsys: pytest.Captur
     folder = make_run(tmp_path / "small", trials=1)
     change(folder, "UPDATE records SET body = hex(zeroblob(200000000)) WHERE kind = 'told'")
     assert "too long to be one of ours" in refused(folder, capsys)
+
+
+# --------------------------------------------------------------------------- what is written does nothing
+
+
+ACTIVE = (
+    "<script>alert(1)</script><img src=x onerror=y>![p](http://x/p.png)[l](javascript:x)[r][r]\n# h\n\n"
+    "- i\n> q\n```\n**b** `c` $\\frac{$ |d| \\[e](f) =1+1 \x1b[31m\u202e\t=2"
+)
+"""Whatever Markdown, HTML, mathematics of Matplotlib or a spreadsheet could act upon."""
+
+
+def make_hostile(folder: Path) -> None:
+    """A run whose every foreign text is active, also where it is read by nobody but the report."""
+    folder.mkdir()
+    with Store.open(folder / "store.sqlite") as store:
+        fill(store, folder.name, trials=14)
+    connection = sqlite3.connect(folder / "store.sqlite")
+    for seq, text in connection.execute("SELECT seq, body FROM records").fetchall():
+        body = _poison(json.loads(text))
+        connection.execute("UPDATE records SET body = ? WHERE seq = ?", (json.dumps(body), seq))
+    connection.commit()
+    connection.close()
+    set_config(
+        folder,
+        lambda c: c.update({k: _poison(c[k]) for k in ("task", "space", "strategy", "host", "version")}),
+    )
+
+
+KEPT_KEYS = {"device", "role", "state", "origin", "sha256", "space", "file_format", "precision"}
+"""Fields whose values are chosen from a few, or that refer to others."""
+
+
+def _poison(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: v if k in {"target", "plan", "proposal"} else _poison(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_poison(v, key) for v in value]
+    return ACTIVE if isinstance(value, str) and key not in KEPT_KEYS else value
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a run, reported."""
+    folder = tmp_path_factory.mktemp("hostile") / "small"
+    make_hostile(folder)
+    assert main(["report", str(folder)]) == 0
+    return folder
+
+
+def test_a_report_has_no_html_link_picture_or_heading_of_a_strangers(hostile: Path) -> None:
+    text = (hostile / "report.md").read_text()
+    assert "script" in text  # it is there, as text
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    allowed = {
+        "h1",
+        "h2",
+        "p",
+        "ul",
+        "li",
+        "strong",
+        "em",
+        "code",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
+    pictures = re.findall(r'<img src="([^"]*)"', page)
+    links = re.findall(r'<a href="([^"]*)"', page)
+    assert all(re.fullmatch(r"front_[\w.-]+\.png", picture) for picture in pictures)
+    assert all(re.fullmatch(r"pareto_[\w.-]+\.csv", link) for link in links)
+    assert set(re.findall(r"<(\w+)", page)) <= allowed | {"img", "a", "br"}
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_no_cell_of_a_csv_is_a_formula(hostile: Path) -> None:
+    files = sorted(hostile.glob("*.csv"))
+    assert len(files) == 3
+    for path in files:
+        for row in csv.reader(path.read_text().splitlines()):
+            for cell in row:
+                assert cell.isprintable()
+                assert not re.match(r"[=+@\t\r-]", cell) or _is_number(cell), cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+49 30", "'+49 30"),
+        ("-x", "'-x"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'=1"),
+        ("\r=1", "'=1"),
+        ("a;=1", "a;'=1"),
+        ("-1.5", "-1.5"),
+        ("-inf", "-inf"),
+        ("width=8 depth=-1", "width=8 depth=-1"),
+        (-1.5, -1.5),
+        (None, None),
+    ],
+)
+def test_a_cell_is_inert(cell: object, written: object) -> None:
+    assert inert(cell) == written
+
+
+def test_numbers_of_a_csv_stay_numbers(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", [{"a": -1.5, "b": "=1", "trial": 3}, {"a": None, "b": None, "trial": 4}])
+    assert (tmp_path / "x.csv").read_text() == "a,b,trial\n-1.5,'=1,3\n,,4\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("latency_p90 <= 8 ms, 0.95 [0.93, 0.96]", "latency_p90 <= 8 ms, 0.95 [0.93, 0.96]"),
+        ("epochs in [pretrain])", "epochs in [pretrain])"),
+        ("<b>", r"\<b>"),
+        ("[a](b)", r"[a\](b)"),
+        (r"\[a](b)", r"\\[a\](b)"),
+        ("a\n# b", "a # b"),
+        ("`c`", r"\`c\`"),
+    ],
+)
+def test_markdown_is_escaped_and_plain_text_stays(text: str, shown: str) -> None:
+    assert markdown.escape(text) == shown
