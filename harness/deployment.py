@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ from harness.folding import Weights
 from harness.proof import Proof, Trained, prove
 from harness.quantization import Calibration, CalibrationPlan
 from results.errors import OutOfMemory
-from results.records import UNTRAINED, Artifact, Score, Target
-from search.network import Network
+from results.records import UNTRAINED, Artifact, Limit, Metric, Score, Target
+from search.network import Network, costs, weight_shapes
 from search.tasks import SplitName, Task
 from search.training import scored
 
@@ -49,6 +50,32 @@ def kind_of(target: Target) -> Kind:
 def kinds_of(targets: Iterable[Target]) -> tuple[Kind, ...]:
     """The kinds of files that run on targets, each once, sorted."""
     return tuple(sorted({kind_of(target) for target in targets}))
+
+
+def graph_costs(network: Network, targets: Iterable[Target], limits: Iterable[Limit]) -> dict[str, float]:
+    """What the layer graph alone tells, so that nothing is drawn of a network that breaks a limit anyway.
+
+    Returns:
+        ``macs``, ``parameters`` and ``activation_bytes``; the size of a file only where its weights alone are
+        beyond a limit on it, and then theirs.
+    """
+    found = {name: float(number) for name, number in asdict(costs(network)).items()}
+    upper = min((x.upper for x in limits if x.metric == Metric("size")), default=math.inf)
+    # Kernels and matrices alone: batch norms may leave nothing behind.
+    elements = sum(math.prod(shape) for shape in weight_shapes(network).values() if len(shape) > 1)
+    for kind in kinds_of(targets):
+        least_bytes = elements * {"int8": 1, "fp16": 2}.get(kind.precision, 4)
+        if least_bytes > upper:
+            found[kind.size_key] = float(least_bytes)
+    return found
+
+
+def keeps_limits(network: Network, targets: Iterable[Target], limits: Iterable[Limit]) -> bool:
+    """Whether no limit of the study is certainly broken by the layer graph alone."""
+    limits = list(limits)
+    found = graph_costs(network, targets, limits)
+    sizes = any(name.startswith("size_bytes") for name in found)
+    return not sizes and all(found.get(x.metric.name, 0.0) <= x.upper for x in limits)
 
 
 def untrained_file(network: Network, weights: Weights, kind: Kind) -> Exported:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 
-from harness.deployment import Kind, kind_of, kinds_of, require_room, untrained_file
+from harness.deployment import Kind, graph_costs, kind_of, kinds_of, require_room, untrained_file
 from harness.export import Exported
 from harness.measure import Job, measure
 from harness.resumption import network_hashes
@@ -24,8 +24,9 @@ from results.fidelity import is_full, levels
 from results.front import own_limits
 from results.records import Evaluation, Limit, Measurement, State, Target, Trial
 from results.statistics import decide, judge, value
+from search.host_memory import require_host_room
 from search.learning_curve_stopping import StopsEarly
-from search.network import Network, costs, initial_weights
+from search.network import Network, initial_weights
 
 SCREENS = 3
 """Times that a candidate is measured whose measurements are invalid, before it is given up as unmeasured."""
@@ -66,20 +67,31 @@ class Evaluator:
         """
         known = Progressing(trial)
         try:
-            return known.evaluation(self._steps(known))
+            with self.rig.blaming(f"trial {trial.number}"):
+                return known.evaluation(*self._outcome(known))
         except (CandidateError, ArchitectureError) as error:
             if isinstance(error, TrainingError):
                 known.training_s += error.training_s
+            self.rig.keep_traceback(str(trial.number), error)
             return known.evaluation("failed", str(error))
+
+    def _outcome(self, known: Progressing) -> tuple[State, str | None]:
+        try:
+            return self._steps(known), None
         except Unmeasured as reason:
-            return known.evaluation("unmeasured", str(reason))
+            return "unmeasured", str(reason)
 
     def _steps(self, known: Progressing) -> State:
         rig = self.rig
+        limits = [x for x in rig.study.limits if not x.metric.targets]
         with rig.host.busy():
             network = rig.space.build(known.trial.proposal.architecture)
+            known.network = graph_costs(network, rig.targets_of(known.trial), limits)
+            if self._broken(known, limits):
+                self._built(known, network)
+                return "infeasible"
             files = self._untrained_files(known, network)
-        if self._broken(known, [x for x in rig.study.limits if not x.metric.targets]):
+        if self._broken(known, limits):
             return "infeasible"
         for target in rig.targets_of(known.trial):
             known.measurements[target.name] = self._screen(known, target, files[kind_of(target)])
@@ -103,19 +115,18 @@ class Evaluator:
 
     # ------------------------------------------------------------------ build
 
-    def _untrained_files(self, known: Progressing, network: Network) -> dict[Kind, Exported]:
-        weights = initial_weights(network, self.rig.study.seed)
-        kinds = kinds_of(self.rig.targets_of(known.trial))
-        files = {kind: untrained_file(network, weights, kind) for kind in kinds}
-        cost = costs(network)
-        known.network = {
-            "macs": float(cost.macs),
-            "parameters": float(cost.parameters),
-            "activation_bytes": float(cost.activation_bytes),
-        } | {kind.size_key: float(file.artifact.size_bytes) for kind, file in files.items()}
+    def _built(self, known: Progressing, network: Network) -> None:
         if self.rig.run.get("built", str(known.trial.number)) is None:
             body = {"network": known.network, **network_hashes(network)}
             self.rig.run.append_later("built", str(known.trial.number), body)
+
+    def _untrained_files(self, known: Progressing, network: Network) -> dict[Kind, Exported]:
+        require_host_room(network)
+        weights = initial_weights(network, self.rig.study.seed)
+        kinds = kinds_of(self.rig.targets_of(known.trial))
+        files = {kind: untrained_file(network, weights, kind) for kind in kinds}
+        known.network |= {kind.size_key: float(file.artifact.size_bytes) for kind, file in files.items()}
+        self._built(known, network)
         return files
 
     # ------------------------------------------------------------------ screen

@@ -9,6 +9,7 @@ was asked is in the store, what was told is told again in the same order, and on
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +18,13 @@ from typing import Any
 
 from harness.progress import Watcher
 from results.codec import from_json, to_json
+from results.errors import ConfigError
 from results.evaluations import evaluations
-from results.records import Evaluation, Trial
+from results.records import Architecture, Evaluation, Fidelity, Proposal, Trial
 from results.store import Run
 from search.space import SearchSpace
 from search.strategy import Strategy
+from search.user_code import blamed
 
 
 class Loop:
@@ -65,7 +68,11 @@ class Loop:
         self._wanted = trials
 
     def search(self) -> None:
-        """Runs to the end; raises whatever ended the evaluation of a trial early."""
+        """Runs to the end; raises whatever ended the evaluation of a trial early.
+
+        Raises:
+            ConfigError: If the strategy raises, or gives what is no proposal; with the user's own lines.
+        """
         with ThreadPoolExecutor(self._in_flight, thread_name_prefix="trial") as pool:
             try:
                 self._catch_up(pool)
@@ -82,8 +89,7 @@ class Loop:
         known = {evaluation.trial.number: evaluation for evaluation in evaluations(self._run)}
         told = [int(record.key) for record in self._run.records("told")]
         for number in told:
-            self._strategy.tell(known[number])
-            self._watcher.told(known[number])
+            self._hear(known[number])
         asked = [from_json(Trial, record.body["trial"]) for record in self._run.records("asked")]
         for trial in sorted(asked, key=lambda t: t.number):
             if trial.number not in known:
@@ -95,19 +101,40 @@ class Loop:
         """Asks for as many trainings as may be under way; False when none is and none is wanted."""
         self._tell_screened()
         while self._wanted > 0 and len(self._pending) < self._in_flight:
-            with self._busy():
-                proposal = self._strategy.ask(self._asked, [trial for trial, _ in self._pending.values()])
-            if proposal is None:
-                break
-            trial = Trial(self._asked, proposal)
-            options = self._space.describe(proposal.architecture)
-            body = {"trial": to_json(trial), "options": to_json(options), "asked_at": time.time()}
+            with self._busy(), blamed("the strategy's ask() raised", ConfigError):
+                trial = self._proposed()
+                if trial is None:
+                    break
+                options = self._space.describe(trial.proposal.architecture)
+                body = {"trial": to_json(trial), "options": to_json(options), "asked_at": time.time()}
             self._run.append("asked", str(trial.number), body)
             self._start(trial, pool)
             self._asked += 1
-            self._wanted -= not proposal.screen_only
+            self._wanted -= not trial.proposal.screen_only
             self._tell_screened()
         return bool(self._pending)
+
+    def _proposed(self) -> Trial | None:
+        """The next trial.
+
+        Raises:
+            ConfigError: If what the strategy gives is no proposal.
+        """
+        proposal = self._strategy.ask(self._asked, [trial for trial, _ in self._pending.values()])
+        if proposal is None:
+            return None
+        parts = (getattr(proposal, "architecture", None), getattr(proposal, "fidelity", None))
+        if not isinstance(proposal, Proposal) or tuple(map(type, parts)) != (Architecture, Fidelity):
+            raise ConfigError(
+                "the strategy's ask() is to return a results.records.Proposal of an Architecture and a "
+                f"Fidelity, or None; it returned {reprlib.repr(proposal)}"
+            )
+        return Trial(self._asked, proposal)
+
+    def _hear(self, evaluation: Evaluation) -> None:
+        with blamed("the strategy's tell() raised", ConfigError):
+            self._strategy.tell(evaluation)
+        self._watcher.told(evaluation)
 
     def _start(self, trial: Trial, pool: ThreadPoolExecutor) -> None:
         self._watcher.asked(trial)
@@ -128,5 +155,4 @@ class Loop:
         if evaluation.state == "failed" and evaluation.training_s:
             body["training_s"] = evaluation.training_s  # nothing else is stored of a training that failed
         self._run.append("told", str(number), body)
-        self._strategy.tell(evaluation)
-        self._watcher.told(evaluation)
+        self._hear(evaluation)

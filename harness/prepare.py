@@ -7,20 +7,21 @@ deployments apart.  A network that cannot run on one of the targets makes room f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from harness.deployment import Kind, kind_of, kinds_of, require_room, untrained_file
+from harness.deployment import Kind, keeps_limits, kind_of, kinds_of, require_room, untrained_file
 from harness.exporters import onnx
 from harness.measure import Job, measure_together
 from harness.resumption import network_hashes
 from harness.rig import Rig
 from results.codec import from_json, to_json
-from results.errors import ArchitectureError, CandidateError
+from results.errors import ArchitectureError, BoardwiseError, CandidateError
 from results.records import Measurement, Plan, Target
 from results.statistics import spread
+from search.host_memory import require_host_room
 from search.network import Network, costs, initial_weights
 
 PREPARE_PLAN = Plan("reference", sessions=(12, 12), agents=6, session_s=0.1, warmup_s=0.05)
@@ -34,6 +35,9 @@ minute of the host's time."""
 
 NETWORKS = 5
 """Networks of a space of which none runs on all targets; then something else is wrong."""
+
+LOOKED_AT = 100
+"""Networks among which one is looked for that can be built and keeps the limits of its graph."""
 
 
 def prepare(rig: Rig) -> None:
@@ -65,19 +69,48 @@ def _measured(rig: Rig, targets: Sequence[Target], sample: int) -> dict[Target, 
 
     Nothing is stored before all are there; where some are stored from before, only that sample will do.
     """
-    try:
-        with rig.host.busy():
-            rng = np.random.default_rng(rig.study.seed)
-            drawn = [rig.space.sample(rng) for _ in range(sample + 1)]
-            network = rig.space.build(drawn[-1])
-        found = {target: to_json(_measured_on(rig, network, target)) for target in targets}
-    except (ArchitectureError, CandidateError) as error:
-        if sample + 1 == NETWORKS or len(targets) < len(rig.study.targets):
-            raise
-        rig.watcher.note(f"  {error}; another network is taken")
-        return _measured(rig, targets, sample + 1)
-    hashes = network_hashes(network)
-    return {target: {"measurement": body, "sample": sample, **hashes} for target, body in found.items()}
+    only = len(targets) < len(rig.study.targets)
+    reasons: list[BoardwiseError] = []
+    failed = 0
+    for number, network in _networks(rig, sample, 1 if only else LOOKED_AT, reasons):
+        try:
+            with rig.blaming("a network"):
+                found = {target: to_json(_measured_on(rig, network, target)) for target in targets}
+            stored = {"sample": number, **network_hashes(network)}
+            return {target: {"measurement": body, **stored} for target, body in found.items()}
+        except (ArchitectureError, CandidateError) as error:
+            reasons.append(error)
+            failed += 1
+            if failed == NETWORKS:
+                break
+            rig.watcher.note(f"  {error}; another network is taken")
+    raise reasons[-1]
+
+
+def _networks(
+    rig: Rig, first: int, count: int, reasons: list[BoardwiseError]
+) -> Iterator[tuple[int, Network]]:
+    """Networks of the space with their numbers, each once; those that their graph alone rules out, last.
+
+    Those that cannot be built, or that this machine cannot hold, are left out; why is added to ``reasons``.
+    """
+    rng = np.random.default_rng(rig.study.seed)
+    drawn = [rig.space.sample(rng) for _ in range(first + count)][first:]
+    beyond: list[tuple[int, Network]] = []
+    for architecture in dict.fromkeys(drawn):
+        number = first + drawn.index(architecture)
+        try:
+            with rig.blaming("a network"), rig.host.busy():
+                network = rig.space.build(architecture)
+                require_host_room(network)
+        except (ArchitectureError, CandidateError) as error:
+            reasons.append(error)
+            continue
+        if count > 1 and keeps_limits(network, rig.study.targets, rig.study.limits):
+            yield number, network
+        else:
+            beyond.append((number, network))
+    yield from beyond
 
 
 def _measured_on(rig: Rig, network: Network, target: Target) -> Measurement:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.board import Board
+from harness.board import Board, Stopped
 from harness.host import Host
 from harness.progress import Watcher
 from harness.study import Study, problem_of
+from results.errors import BoardwiseError, OutOfMemory, StepFailed
 from results.records import Evaluation, Measurement, Plan, Problem, Score, State, Target, Trial
 from results.statistics import Spread
 from results.store import Run, Store
+from search.host_memory import is_out_of_memory
 from search.joint import targets_of
 from search.space import SearchSpace
 from search.tasks import Task
 from search.training_queue import TrainingQueue
+from search.user_code import from_outside, last_lines, whole_traceback
+
+RAISED = "raised"
+"""Kind of the records of tracebacks; the key is the trial's number."""
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -38,6 +45,7 @@ class Rig:
     watcher: Watcher
     spread: dict[str, Spread] = field(default_factory=dict)
     order: tuple[Target, ...] = ()
+    aborted: bool = False
 
     @property
     def problem(self) -> Problem:
@@ -46,9 +54,36 @@ class Rig:
 
     def abort(self) -> None:
         """Makes everything under way end soon, in whatever thread it is."""
+        self.aborted = True
         for board in self.boards.values():
             board.stop()
         self.pool.close()
+
+    @contextmanager
+    def blaming(self, candidate: str) -> Iterator[None]:
+        """Makes what a step raises, and nobody foresaw, the fault of its candidate; not of what was aborted.
+
+        Raises:
+            OutOfMemory: In place of an error for want of memory.
+            StepFailed: In place of anything else, which is its cause.
+        """
+        try:
+            yield
+        except (BoardwiseError, Stopped):
+            raise
+        except BaseException as error:
+            if self.aborted or from_outside(error):
+                raise
+            if is_out_of_memory(error):
+                text = "a step of it needs more memory than this machine has"
+                raise OutOfMemory(candidate, text) from error
+            raise StepFailed(candidate, f"a step raised:\n{last_lines(error)}") from error
+
+    def keep_traceback(self, key: str, error: BaseException) -> None:
+        """Stores where an error came from that stands for another's, which is none of ours."""
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, BoardwiseError) and not self.run.get(RAISED, key):
+            self.run.append_soon(RAISED, key, {"traceback": whole_traceback(cause)})
 
     def targets_of(self, trial: Trial) -> tuple[Target, ...]:
         """Where a trial is measured, the cheapest first: on all targets but those that it did not choose."""

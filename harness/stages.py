@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from harness import checkpoints
 from harness.board import Board
@@ -28,14 +29,22 @@ from harness.winners import keep_or_write, known_hashes
 from results import plots, report, table
 from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
-from results.errors import CandidateError, PreflightError, StoreError, TrainingError
+from results.errors import (
+    ArchitectureError,
+    CandidateError,
+    PreflightError,
+    StoreError,
+    TrainingError,
+)
 from results.evaluations import evaluations, history
-from results.records import Evaluation, Score, Target
+from results.records import Evaluation, Measurement, Score, Target
 from results.statistics import judge
 from results.store import Run
 from search.learning_curve_stopping import StopsEarly
 from search.strategy import Strategy
 from search.training import evaluate
+
+T = TypeVar("T")
 
 CONFIRMED_PER_TARGET = 8
 """Candidates of a target's front that are confirmed at the most in one round."""
@@ -159,24 +168,45 @@ def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, las
     if not members:
         return []
     with rig.host.busy():
-        jobs = [_confirm_job(rig, member) for member in members]
-    rig.watcher.note(f"  {board.name}: {len(jobs)} candidates, {jobs[0].plan.agents} fresh agents or more")
-    measure_together(board, jobs, seed=seed)
+        found = [(member, _or_refuted(rig, member, partial(_confirm_job, rig, member))) for member in members]
+    pairs = [(member, job) for member, job in found if job is not None]
+    if not pairs:
+        return []
+    agents = pairs[0][1].plan.agents
+    rig.watcher.note(f"  {board.name}: {len(pairs)} candidates, {agents} fresh agents or more")
+    measure_together(board, [job for _, job in pairs], seed=seed)
     again = []
-    for member, job in zip(members, jobs, strict=True):
-        key = f"{member.evaluation.trial.number}/{member.target.name}"
-        try:
-            _check(rig, member, Exported(job.artifact, job.data))
-            _score(rig, board, member, Exported(job.artifact, job.data))
-            measurement = job.measurement(board.facts, board.origin)
-        except CandidateError as error:
-            rig.run.append("refuted", key, {"error": str(error)})
+    for member, job in pairs:
+        measurement = _or_refuted(rig, member, partial(_confirmed, rig, board, member, job))
+        if measurement is None:
             continue
         if judge(measurement).state == "invalid" and not last:
             again.append(member)
         else:
-            rig.run.append("confirmed", key, {"measurement": to_json(measurement)})
+            rig.run.append("confirmed", _key(member), {"measurement": to_json(measurement)})
     return again
+
+
+def _key(member: Member) -> str:
+    return f"{member.evaluation.trial.number}/{member.target.name}"
+
+
+def _confirmed(rig: Rig, board: Board, member: Member, job: Job) -> Measurement:
+    """What was measured of a member, whose file the board computes right."""
+    _check(rig, member, Exported(job.artifact, job.data))
+    _score(rig, board, member, Exported(job.artifact, job.data))
+    return job.measurement(board.facts, board.origin)
+
+
+def _or_refuted(rig: Rig, member: Member, step: Callable[[], T]) -> T | None:
+    """What a step gives, or None for a member that it is wrong with: the reason is stored."""
+    try:
+        with rig.blaming(f"trial {member.evaluation.trial.number}"):
+            return step()
+    except (ArchitectureError, CandidateError) as error:
+        rig.keep_traceback(_key(member), error)
+        rig.run.append("refuted", _key(member), {"error": str(error)})
+        return None
 
 
 def _score(rig: Rig, board: Board, member: Member, file: Exported) -> None:
@@ -237,8 +267,9 @@ def _test(rig: Rig, number: int) -> None:
     accuracy, undefined = {}, {}
     for name, each in ways.items():
         try:
-            accuracy[name] = to_json(worst((score() for score in each), rig.task.maximise))
-        except TrainingError as error:
+            with rig.blaming(f"trial {number}"):
+                accuracy[name] = to_json(worst((score() for score in each), rig.task.maximise))
+        except CandidateError as error:
             undefined[name] = str(error)
             rig.watcher.note(f"  trial {number} has no test score ({name}): {error}")
     rig.run.append("tested", str(number), {"accuracy": accuracy, "undefined": undefined})

@@ -25,7 +25,8 @@
         ├── OutOfMemory         ... killed for its memory
         ├── SessionTimeout      longer than the plan's load limit
         ├── WrongOutput         other numbers on the board than on the host
-        └── TrainingError       not a number, too long, or the user's own code raised
+        ├── TrainingError       not a number, too long, or the user's own code raised
+        └── StepFailed          a step raised what nobody foresaw; the traceback is kept
 
 The one retry rule (``harness/board.py``) reads nothing but this split.  Errors of libraries are
 translated where they come in, with ``raise ... from``.
@@ -144,7 +145,7 @@ class SessionCrashed(CandidateError):
 
 
 class OutOfMemory(CandidateError):
-    """The process that ran the file was killed for the memory it took."""
+    """The board or this machine has not the memory that it takes, or its process was killed for it."""
 
 
 class SessionTimeout(CandidateError):
@@ -170,6 +171,10 @@ class TrainingError(CandidateError):
 
     def __reduce__(self) -> tuple[type[TrainingError], tuple[str, str, float]]:  # type: ignore[override]
         return type(self), (self.artifact, self.message, self.training_s)
+
+
+class StepFailed(CandidateError):
+    """A step raised what nobody foresaw: the error's cause."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

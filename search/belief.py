@@ -232,7 +232,7 @@ class Belief:
         for i, architecture in enumerate(architectures):
             if architecture in self._measured:
                 chance[i] = float(self._measured[architecture].violation == 0.0)
-        return chance
+        return np.where(self._memory.buildable(architectures), chance, 0.0)
 
     def _probability_within(self, inputs: Inputs, limit: Limit) -> Floats:
         model = self._costs.get(limit.metric)

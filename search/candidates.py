@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from results.errors import ArchitectureError
 from results.records import Architecture
+from search.inputs import InputMemory
 from search.network import costs
 from search.novelty import every_architecture
 from search.space import SearchSpace
@@ -79,7 +82,8 @@ def spread_start(
     """The next trial of a start that covers the space: the largest network first, then maximin.
 
     Maximin: the architecture of a random pool whose graph features are farthest from those of the nearest
-    one tried (Johnson, Moore, Ylvisaker 1990).  None if nothing new is left in the space.
+    one tried (Johnson, Moore, Ylvisaker 1990).  None if nothing new is left in the space.  Of networks that
+    cannot be built one is tried, so that its error is told, and no other.
 
     Args:
         space: Where to start.
@@ -96,10 +100,25 @@ def spread_start(
     if chance is not None:
         pool = _likely(pool, chance(pool))
     if not tried:
-        return max(pool, key=lambda a: costs(space.build(a)).macs)
-    rows = np.array([space.features(a) for a in [*pool, *tried]], dtype=np.float64)
+        return max(pool, key=lambda a: _work(space, a))
+    memory = InputMemory(space, space.encode)
+    known = [a for a, fine in zip(pool, memory.buildable(pool), strict=True) if fine]
+    near = [a for a, fine in zip(tried, memory.buildable(tried), strict=True) if fine]
+    if len(known) < len(pool) and len(near) == len(tried):
+        return next(a for a in pool if a not in known)
+    if not known or not near:
+        return (known or pool)[0]
+    rows = memory.of([*known, *near]).features
     rows = (rows - rows.mean(axis=0)) / np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
-    return pool[int(cdist(rows[: len(pool)], rows[len(pool) :]).min(axis=1).argmax())]
+    return known[int(cdist(rows[: len(known)], rows[len(known) :]).min(axis=1).argmax())]
+
+
+def _work(space: SearchSpace, architecture: Architecture) -> float:
+    """Multiply-accumulates of a network; more than any of one that cannot be built: so its error is told."""
+    try:
+        return costs(space.build(architecture)).macs
+    except ArchitectureError:
+        return math.inf
 
 
 def _likely(pool: Sequence[Architecture], chances: NDArray[np.float64]) -> list[Architecture]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from results.errors import ArchitectureError
 from results.records import Architecture
 from search.space import SearchSpace
 
@@ -50,6 +51,12 @@ class Inputs:
         index = np.asarray(rows, dtype=np.int64)
         return Inputs(self.features[index], self.structures[index], self.encodings[index])
 
+    def widened(self, features: int, structures: int) -> Inputs:
+        """These rows with so many columns; zeros where no network was known before."""
+        if self.features.shape[1] == features:
+            return self
+        return Inputs(np.zeros((len(self), features)), np.zeros((len(self), structures)), self.encodings)
+
     def joined(self, other: Inputs) -> Inputs:
         """These rows and then those."""
         return Inputs(
@@ -71,6 +78,7 @@ class InputMemory:
         self._space = space
         self._structure = structure or space.structure
         self._place: dict[tuple[int, ...], int] = {}
+        self._broken: set[tuple[int, ...]] = set()
         self._rows = Inputs(*(np.empty((0, 0)) for _ in range(3)))
 
     def of(self, architectures: Sequence[Architecture]) -> Inputs:
@@ -85,13 +93,28 @@ class InputMemory:
         rows = self.of(architectures)
         return [row.tobytes() for row in np.hstack([rows.features, rows.structures])]
 
+    def buildable(self, architectures: Sequence[Architecture]) -> NDArray[np.bool_]:
+        """Which of them could be built and so looked at, shape ``(n,)``."""
+        self.of(architectures)
+        return np.array([a.choices not in self._broken for a in architectures], dtype=np.bool_)
+
     def _add(self, new: Sequence[Architecture]) -> None:
-        worked_out = Inputs(
-            *(
-                np.array([of(a) for a in new], dtype=np.float64)
-                for of in (self._space.features, self._structure, self._space.encode)
-            )
+        described = [self._described(a) for a in new]
+        known = next((each for each in described if each is not None), None)
+        widths = [len(part) for part in known or (self._rows.features.T, self._rows.structures.T)]
+        features, structures = (
+            np.array([np.zeros(width) if each is None else each[i] for each in described], dtype=np.float64)
+            for i, width in enumerate(widths)
         )
-        self._rows = self._rows.joined(worked_out) if self._place else worked_out
+        worked_out = Inputs(features, structures, np.array([self._space.encode(a) for a in new], np.float64))
+        self._rows = self._rows.widened(*widths).joined(worked_out) if self._place else worked_out
         for architecture in new:
             self._place[architecture.choices] = len(self._place)
+
+    def _described(self, architecture: Architecture) -> tuple[Floats, Floats] | None:
+        """Features and structure; None of a network that cannot be built."""
+        try:
+            return self._space.features(architecture), self._structure(architecture)
+        except ArchitectureError:
+            self._broken.add(architecture.choices)
+            return None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from results.errors import ArchitectureError
+from search.host_memory import require_room_for
 from search.layers import Shape
 from search.module import NetworkModule
 from search.morphism_overlap import common
@@ -53,8 +54,14 @@ class Supernet:
 
     @classmethod
     def of(cls, space: SearchSpace, seed: int) -> Supernet:
-        """Untrained shared weights of a space."""
-        return cls(shared_shapes(space, seed), seed)
+        """Untrained shared weights of a space.
+
+        Raises:
+            OutOfMemory: If this machine cannot hold them.
+        """
+        shapes = shared_shapes(space, seed)
+        require_room_for(shapes, "supernet")
+        return cls(shapes, seed)
 
     @classmethod
     def trained(cls, weights: Weights, seed: int) -> Supernet:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from results.errors import TrainingError
 from results.records import Fidelity, Score
+from search.host_memory import is_out_of_memory
 from search.network import Network
 from search.space import SearchSpace
 from search.supernet import Path, Supernet
@@ -23,11 +24,9 @@ from search.tasks import Task
 from search.training import check_fits, evaluate, repeatable
 from search.training_images import training_images
 from search.training_run import Limits, TrainingRun
+from search.user_code import last_lines
 
 Weights = Mapping[str, NDArray[np.float32]]
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
-"""What PyTorch says on a CPU (Linux, Windows), on an accelerator, and where C++ says it."""
 
 RECALIBRATION_IMAGES = 512
 
@@ -84,7 +83,8 @@ def train_supernet(
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
-                raise TrainingError("supernet", f"the training raised: {error}") from error
+                text = f"the training raised:\n{last_lines(error)}"
+                raise TrainingError("supernet", text) from error
             if batch_size // 2 < SMALLEST_BATCH:
                 message = f"no memory for batches of {batch_size} images; use smaller networks or images"
                 raise TrainingError("supernet", message) from error
@@ -92,13 +92,6 @@ def train_supernet(
             batch_size //= 2
     seconds = time.process_time() - started_s
     return TrainedSupernet(supernet.weights, tuple(losses), seconds, batch_size, tuple(notes))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch or Python ran out of memory, on a CPU or an accelerator."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _trained(
