@@ -12,6 +12,7 @@ from typing import Any
 from devices.registry import Lab
 from harness import config, terminal
 from harness.deployment import require_room
+from harness.exit_codes import Exit
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
@@ -21,7 +22,7 @@ from harness.sources import parse_shapes, source
 from harness.study import BENCH
 from results import table
 from results.codec import to_json
-from results.errors import ConfigError
+from results.errors import UsageError
 from results.records import FORMATS, Measurement, Option, Plan, Target
 from results.store import Run, Store
 
@@ -70,7 +71,7 @@ def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measur
         terminal.write_json({**row, "csv": str(path)})
     else:
         _print(row, path)
-    return 0
+    return Exit.UNJUDGED if row["verdict"] == "invalid" else Exit.FINE
 
 
 def _run(store: Store) -> Run:
@@ -101,7 +102,7 @@ def options_of(args: argparse.Namespace) -> tuple[tuple[str, Option], ...]:
     for text in args.option:
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise ConfigError(f"--option {text!r}: write it like 'xnnpack=false'")
+            raise UsageError(f"--option {text!r}: write it like 'xnnpack=false'")
         options[key] = _option(value)
     return tuple(options.items())
 
@@ -120,7 +121,5 @@ def _option(text: str) -> Option:
 def _plan(sessions: int | None) -> Plan:
     if sessions is None:
         return BENCH
-    if sessions < 1:
-        raise ConfigError(f"--sessions must be at least 1, got {sessions}")
     agents = min(BENCH.agents, sessions)
     return replace(BENCH, sessions=(sessions, max(sessions, BENCH.sessions[1])), agents=agents)

@@ -1,4 +1,4 @@
-"""The command line: one function per command, exit codes 0 (done), 1 (an error to mend), 2 (usage).
+"""The command line: one function per command; exit codes as in :mod:`harness.exit_codes`.
 
 Only the standard library is imported here; each command imports what it needs, so that
 ``boardwise --help`` is instant.
@@ -22,8 +22,10 @@ _HOMES = {str(Path(spec.origin or "").parents[1]) for spec in _SPECS if spec is 
 if len(_HOMES) != 1:
     sys.exit(f"boardwise: its packages lie in {sorted(_HOMES)}; install it in an environment of its own")
 
+from harness.arguments import count  # noqa: E402
+from harness.exit_codes import Exit  # noqa: E402
 from harness.terminal import say  # noqa: E402
-from results.errors import BoardwiseError  # noqa: E402
+from results.errors import BoardwiseError, UsageError  # noqa: E402
 
 
 class Interrupted(KeyboardInterrupt):
@@ -60,15 +62,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; the return value is the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    """Runs a command; the return value is the exit code.
+
+    Raises:
+        SystemExit: From argparse: 2 for wrong words, 0 after ``--help`` and ``--version``.
+    """
     try:
-        with _signals():
-            return int(args.command(args) or 0)
+        with _signals(), _told_of_lost_readers():
+            args = _parser().parse_args(argv)
+            return int(args.command(args))
     except BoardwiseError as error:
         say(f"boardwise: {error}")
-        return 1
+        return Exit.USAGE if isinstance(error, UsageError) else Exit.ERROR
     except Interrupted as stopped:
         name = signal.Signals(stopped.number).name
         say(f"boardwise: stopped by {name}; nothing stored is lost")
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone; keep Python from complaining once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + signal.SIGPIPE
     except BaseException as error:
         from search.user_code import users_lines
 
@@ -84,7 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lines is None:
             raise  # a mistake of ours: the whole traceback helps to mend it
         say(f"boardwise: code of your own raised:\n{lines}")
-        return 1
+        return Exit.ERROR
+
+
+@contextmanager
+def _told_of_lost_readers() -> Iterator[None]:
+    """Raises BrokenPipeError where the output has no reader, also in the forms that others give it."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Rich ends the program with 1
+            raise BrokenPipeError from end
+        raise
+    finally:
+        sys.stdout.flush()  # else Python finds out only after the exit code was chosen
 
 
 @contextmanager
@@ -146,7 +164,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--format", choices=("onnx", "tflite"), default="onnx", help="file made of a module (default onnx)"
     )
     bench.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
-    bench.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
+    bench.add_argument("--threads", type=count, default=1, help="threads of the runtime (default 1)")
     bench.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
     )
@@ -154,7 +172,10 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
     )
     bench.add_argument(
-        "--sessions", type=int, metavar="N", help="sessions, spread over 5 fresh agents (default 10)"
+        "--sessions",
+        type=count,
+        metavar="N",
+        help="least number of sessions (default 10), over 5 fresh agents or more",
     )
     bench.add_argument("--energy", action="store_true", help="measure energy per inference as well")
     bench.add_argument(
@@ -198,14 +219,16 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         compare.add_argument(side, metavar=side.upper(), help=what)
     compare.add_argument("--on", required=True, metavar="DEVICE", help="name of a device in the lab file")
     compare.add_argument("--runtime", choices=("onnxruntime", "tflite"), help="of runs and functions")
-    compare.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
+    compare.add_argument("--threads", type=count, default=1, help="threads of the runtime (default 1)")
     compare.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the runtime"
     )
     compare.add_argument(
         "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="for dynamic inputs"
     )
-    compare.add_argument("--agents", type=int, metavar="N", help="fresh agents that measure both (default 8)")
+    compare.add_argument(
+        "--agents", type=count, metavar="N", help="fresh agents that measure both (default 8)"
+    )
     compare.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
     )

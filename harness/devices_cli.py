@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import emulate_cli
+from harness.exit_codes import Exit
 from harness.host_trust import ask_secret, trust_host
 from harness.terminal import console
 from harness.terminal import say as _say
@@ -118,7 +119,7 @@ def _add(args: argparse.Namespace) -> int:
     _print_facts(lab.entry(args.name), facts, args.json)
     if not facts.runtimes:
         _say(f"no runtime on it yet; bring one: boardwise devices setup {args.name}")
-    return 0
+    return Exit.FINE
 
 
 def _setup(args: argparse.Namespace) -> int:
@@ -138,7 +139,7 @@ def _setup(args: argparse.Namespace) -> int:
         _print_json({"brought": brought, "runtimes": dict(facts.runtimes)})
     else:
         _print_table(("runtime", "brought", "with NumPy", "found by the agent"), rows)
-    return 0
+    return Exit.FINE
 
 
 def _release(brought: Mapping[str, Any]) -> str:
@@ -159,7 +160,7 @@ def _list(args: argparse.Namespace) -> int:
         )
     else:
         _say(f"{lab.path}: no devices yet; add one: boardwise devices add NAME USER@HOST")
-    return 0
+    return Exit.FINE
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -170,7 +171,7 @@ def _show(args: argparse.Namespace) -> int:
     with connect(entry, ask_secret=ask_secret()) as connection:
         facts = _facts(connection, entry, "show")
     _print_facts(entry, facts, args.json)
-    return 0
+    return Exit.FINE
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -207,7 +208,7 @@ def _check(args: argparse.Namespace) -> int:
     else:
         rows = [(r.name, r.state, r.found, r.wanted, r.remedy) for r in results]
         _print_table(("check", "", "found", "wanted", "remedy"), rows)
-    return 1 if any(result.state == "refused" for result in results) else 0
+    return Exit.ERROR if any(result.state == "refused" for result in results) else Exit.FINE
 
 
 def _remove(args: argparse.Namespace) -> int:
@@ -220,7 +221,7 @@ def _remove(args: argparse.Namespace) -> int:
         _print_json({"removed": args.name})
     kept = f"; its host key stays trusted in {entry.known_hosts}" if entry.connection == "ssh" else ""
     _say(f"{args.name} is out of {lab.path}{kept}")
-    return 0
+    return Exit.FINE
 
 
 # --------------------------------------------------------------------------- steps
@@ -229,7 +230,7 @@ def _remove(args: argparse.Namespace) -> int:
 def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
     """The device as the command line gives it; one that is there already must be the same."""
     from devices.device import DeviceEntry
-    from results.errors import ConfigError
+    from results.errors import ConfigError, UsageError
 
     known = lab.entries.get(args.name)
     if known:
@@ -239,16 +240,19 @@ def _new_entry(args: argparse.Namespace, lab: Lab) -> DeviceEntry:
                 f" choose another name, or remove it first: boardwise devices remove {args.name}"
             )
         return known
-    return DeviceEntry(
-        args.name,
-        "local" if args.local else "ssh",
-        args.address or "",
-        args.python,
-        args.directory,
-        known_hosts=None if args.local else str(lab.known_hosts),
-        identity_file=_absolute(args.identity_file),
-        ssh_config=_absolute(args.ssh_config),
-    )
+    try:
+        return DeviceEntry(
+            args.name,
+            "local" if args.local else "ssh",
+            args.address or "",
+            args.python,
+            args.directory,
+            known_hosts=None if args.local else str(lab.known_hosts),
+            identity_file=_absolute(args.identity_file),
+            ssh_config=_absolute(args.ssh_config),
+        )
+    except ConfigError as error:  # all of it are words of the command line
+        raise UsageError(str(error)) from error
 
 
 def _absolute(path: Path | None) -> str | None:

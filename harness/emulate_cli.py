@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.arguments import count
+from harness.exit_codes import Exit
 from harness.terminal import console, write
 from harness.terminal import say as _say
 from harness.terminal import write_json as _print_json
@@ -46,7 +48,9 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="virtual",
         help="virtual: time is counted in instructions and figures repeat; wall: the host's time",
     )
-    emulate.add_argument("--cpus", type=int, default=1, help="number of CPUs; more than 1 needs --clock wall")
+    emulate.add_argument(
+        "--cpus", type=count, default=1, help="number of CPUs; more than 1 needs --clock wall"
+    )
     emulate.add_argument(
         "--rebuild", action="store_true", help="build the image anew, with the newest packages"
     )
@@ -86,14 +90,14 @@ def _start(args: argparse.Namespace) -> int:
     _register(lab, entry, facts)
     if args.json:
         _print_json({"entry": dataclasses.asdict(lab.entry(entry.name)), "facts": dataclasses.asdict(facts)})
-        return 0
+        return Exit.FINE
     runtimes = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items())
     write(f"{entry.name}: {facts.model}, {facts.os}, {runtimes}")
     write(
         f"emulated ({facts.emulated}): figures are for emulated boards alone, they say nothing of real ones"
     )
     write(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
-    return 0
+    return Exit.FINE
 
 
 def _port_of(lab: Lab, args: argparse.Namespace) -> int | None:
@@ -157,7 +161,7 @@ def _stop(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"stopped": board.name if was_alive else None})
     _say(f"{board.name} is stopped" if was_alive else f"{board.name} does not run")
-    return 0
+    return Exit.FINE
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -170,13 +174,13 @@ def _list(args: argparse.Namespace) -> int:
     shown = [_profile_row(p, recipes()[p.recipe], images[p.recipe]) for p in profiles().values()]
     if args.json:
         _print_json({"profiles": shown, "boards": boards})
-        return 0
+        return Exit.FINE
     for p in shown:
         ready = "image built" if p["image"] else "image not built yet"
         write(f"{p['profile']:8} {p['title']}; {' and '.join(p['runtimes'])}; {ready}")
     for b in boards:
         write(f"board {b['name']}: {b['profile']}, {b['clock']} time, {b['state']}, {b['address']}")
-    return 0
+    return Exit.FINE
 
 
 def _profile_row(profile: Profile, recipe: Recipe, image: Image | None) -> dict[str, Any]:
@@ -225,7 +229,7 @@ def _console(args: argparse.Namespace) -> int:
             _relay(console)
     finally:
         board.pause()
-    return 0
+    return Exit.FINE
 
 
 def _relay(console: socket.socket) -> None:
@@ -263,8 +267,12 @@ def _raw_terminal() -> Iterator[None]:
 
 def _board(args: argparse.Namespace, say: Say) -> EmulatedBoard:
     from devices.emulation.board import EmulatedBoard
+    from results.errors import ConfigError, UsageError
 
-    return EmulatedBoard(_name(args), args.profile, clock=args.clock, cpus=args.cpus, say=say)
+    try:
+        return EmulatedBoard(_name(args), args.profile, clock=args.clock, cpus=args.cpus, say=say)
+    except ConfigError as error:  # all of it are words of the command line
+        raise UsageError(str(error)) from error
 
 
 def _name(args: argparse.Namespace) -> str:

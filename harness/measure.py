@@ -29,7 +29,7 @@ from harness.export import Exported
 from harness.reference import reference
 from results.conditions import busy_remarks, session_remarks
 from results.detectors import has_settled
-from results.errors import CandidateError, PreflightError
+from results.errors import BoardBusy, CandidateError
 from results.records import Artifact, Environment, Measurement, Origin, Plan, RanOn, Session, Target
 from results.statistics import half_width, latency
 
@@ -286,7 +286,7 @@ def require_quiet(board: Board, targets: Iterable[Target], *, wait_s: float) -> 
     """Returns once no other work disturbs the board; looks again and again for a while.
 
     Raises:
-        PreflightError: If the board is still busy after ``wait_s``; says what was seen and what to do.
+        BoardBusy: If the board is still busy after ``wait_s``; says what was seen and what to do.
         BoardError: If the board stays away.
     """
     if board.origin == "replayed":
@@ -295,7 +295,7 @@ def require_quiet(board: Board, targets: Iterable[Target], *, wait_s: float) -> 
     ends_at = time.monotonic() + wait_s
     while reasons := _busy(board, target):
         if time.monotonic() + QUIET_EVERY_S > ends_at:
-            raise PreflightError(
+            raise BoardBusy(
                 board.name,
                 f"is busy with other work ({'; '.join(reasons)}), so nothing final can be measured; stop what"
                 " else runs there, or take figures marked noisy: --accept-noisy",
@@ -312,7 +312,10 @@ def _busy(board: Board, target: Target) -> list[str]:
         result = agent.session(file.artifact, target, job.plan)
         return [r.text for r in busy_remarks(result.session, board.facts.cpus, result.ran_on.threads)]
 
-    return board.use(work, file.artifact.sha256)
+    try:
+        return board.use(work, file.artifact.sha256)
+    except CandidateError:  # the target does not run the reference, which says nothing of other work
+        return []
 
 
 def ship(agent: BoardAgent, jobs: Sequence[Job]) -> None:

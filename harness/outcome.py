@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import terminal
+from harness.exit_codes import Exit
 from harness.quantities import show
 from results import table
 from results.across_targets import spans_targets
 from results.codec import from_json
+from results.confirmation import frontless, unconfirmed
 from results.empty_front import closest, why_empty
 from results.evaluations import History, history, stored_problem
 from results.front import limits_of, own_limits
@@ -33,7 +35,19 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
     if spans_targets(stored_problem(run.config)):
         together = table.across_targets_table(history(run))
         fronts["all targets"] = json.loads(together.to_json(orient="records"))
-    return {"run": run.name, "folder": str(folder), "fronts": fronts, "files": [str(p) for p in paths]}
+    return {
+        "run": run.name,
+        "folder": str(folder),
+        "fronts": fronts,
+        "not_confirmed": unconfirmed(history(run)),
+        "files": [str(p) for p in paths],
+    }
+
+
+def exit_code(run: Run) -> Exit:
+    """Whether every target has a front, and all of it is confirmed."""
+    known = history(run)
+    return Exit.UNJUDGED if frontless(known) or unconfirmed(known) else Exit.FINE
 
 
 def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | None = None) -> None:
@@ -55,6 +69,9 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
             f"front of all targets together: trials {numbers}; {confirmed} of {len(front)} confirmed on all "
             f"({table.ACROSS_TARGETS_CSV})"
         )
+    for name, why in unconfirmed(history(run)).items():
+        console.print(f"{name}: the front is not confirmed: {why}", style="bold yellow", soft_wrap=True)
+        console.print(f"go on: boardwise resume {folder}", soft_wrap=True)
     console.print(f"files in {folder}", style="bold")
     for path in paths:
         console.print(f"  {path}", soft_wrap=True)

@@ -26,7 +26,7 @@ SCORE = 24
 
 
 class Watcher:
-    """Is told what happens during a run.  This one says nothing."""
+    """Is told what happens during a run.  This one says nothing but warnings."""
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -48,6 +48,10 @@ class Watcher:
 
     def note(self, text: str) -> None:
         """Something worth a line."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user must not miss, even where nothing else is said."""
+        terminal.say(f"boardwise: {text}")
 
     def close(self) -> None:
         """The run has ended."""
@@ -125,6 +129,9 @@ class LiveWatcher(Watcher):
 
     def note(self, text: str) -> None:
         self._console.print(text)
+
+    def warn(self, text: str) -> None:
+        self._console.print(text, style="bold yellow")
 
     def close(self) -> None:
         self._bar.stop()

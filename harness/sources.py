@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness import onnx_source, tflite_source
 from harness.model_inputs import Input, Shapes
-from results.errors import ConfigError, unknown_name
+from results.errors import ConfigError, UsageError, unknown_name
 from results.records import Artifact
 
 LARGEST_BYTES = 2**31 - 1
@@ -86,7 +86,7 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Shapes by input name from texts such as ``images=1,3,224,224``.
 
     Raises:
-        ConfigError: If one cannot be understood or an input comes twice.
+        UsageError: If one cannot be understood or an input comes twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
@@ -95,11 +95,11 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
         try:
             shape = tuple(int(size) for size in sizes.split(","))
         except ValueError as error:
-            raise ConfigError(f"--shape {text!r}: write it like 'images=1,3,224,224'") from error
+            raise UsageError(f"--shape {text!r}: write it like 'images=1,3,224,224'") from error
         if not name or min(shape) < 1:
-            raise ConfigError(f"--shape {text!r}: write it like 'images=1,3,224,224', sizes of 1 or more")
+            raise UsageError(f"--shape {text!r}: write it like 'images=1,3,224,224', sizes of 1 or more")
         if name in shapes:
-            raise ConfigError(f"--shape: {name!r} is given twice")
+            raise UsageError(f"--shape: {name!r} is given twice")
         shapes[name] = shape
     return shapes
 

@@ -13,6 +13,7 @@ from harness import checkpoints
 from harness.board import Board
 from harness.deployment import Kind, TrainedFiles, kind_of, kinds_of, worst
 from harness.evaluate import Evaluator
+from harness.exit_codes import Exit
 from harness.export import Exported
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
@@ -31,8 +32,9 @@ from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
 from results.errors import (
     ArchitectureError,
+    BoardBusy,
+    BoardError,
     CandidateError,
-    PreflightError,
     StoreError,
     TrainingError,
 )
@@ -62,18 +64,37 @@ _FLOAT_KINDS = (Kind("onnx", "fp32"), Kind("tflite", "fp32"))
 QUIET_WAIT_S = 30.0
 """How long the confirmation waits for a busy board to become quiet."""
 
+START_WAIT_S = 10.0
+"""The same at the start, where a busy board is only warned of."""
+
 
 def run_study(rig: Rig, strategy: Strategy, folder: Path) -> None:
     """All stages, one after the other; each result is stored as it comes."""
+    warn_of_busy_boards(rig)
     prepare(rig)
     pretrain(rig)
     search(rig, accelerated(rig.study.speedups, informed(rig, strategy), candidates=rig.study.trials))
     try:
         confirm(rig)
-    except PreflightError:
-        write_results(rig, folder)  # what was found so far, nothing of it confirmed
+    except BoardError:
+        write_results(rig, folder)  # what was found so far, with what is confirmed of it
         raise
     write_results(rig, folder)
+
+
+def warn_of_busy_boards(rig: Rig) -> None:
+    """Says at the start on which boards nothing could be confirmed now; the study goes on all the same."""
+    if rig.study.accept_noisy or rig.run.get("finished", "search") is not None:
+        return
+    for name, board in rig.boards.items():
+        targets = [target for target in rig.study.targets if target.device == name]
+        try:
+            require_quiet(board, targets, wait_s=START_WAIT_S)
+        except BoardBusy as error:
+            rig.watcher.warn(
+                f"{error}. The study goes on, but the front on {name} is not confirmed "
+                f"unless the board is quiet at the end (exit code {Exit.UNJUDGED:d})"
+            )
 
 
 def search(rig: Rig, strategy: Strategy) -> None:
@@ -111,15 +132,18 @@ def confirm(rig: Rig) -> None:
 
     The front over all targets is one of them where it was asked for.
 
-    A member that turns out worse makes room for others, which are confirmed in the next round.
+    A member that turns out worse makes room for others, which are confirmed in the next round.  Members on a
+    board that is busy stay as they are, with the reason stored.
     """
     rig.watcher.stage("confirm: measuring the fronts again with trained weights over fresh agents")
+    busy: set[str] = set()
     for number in range(CONFIRM_ROUNDS):
         members = [m for target in rig.study.targets for m in _unconfirmed(rig, target)]
         members += [m for m in _unconfirmed_compromises(rig) if m not in members]
+        members = [m for m in members if m.target.device not in busy]
         if not members:
             break
-        _confirm_round(rig, members, number)
+        busy |= _confirm_round(rig, members, number)
     for number in sorted({int(r.key.split("/")[0]) for r in rig.run.records("confirmed")}):
         _test(rig, number)
 
@@ -153,14 +177,32 @@ def _judged(rig: Rig) -> set[str]:
     return {r.key for kind in ("confirmed", "refuted") for r in rig.run.records(kind)}
 
 
-def _confirm_round(rig: Rig, members: list[Member], number: int) -> None:
+def _confirm_round(rig: Rig, members: list[Member], number: int) -> set[str]:
+    """Names of the boards that were busy."""
+    busy = set()
     for name, board in rig.boards.items():
         here = [m for m in members if m.target.device == name]
-        if here and not rig.study.accept_noisy:
-            require_quiet(board, [m.target for m in here], wait_s=QUIET_WAIT_S)
+        if here and not rig.study.accept_noisy and not _is_quiet(rig, board, here):
+            busy.add(name)
+            continue
         for attempt in range(CONFIRM_ATTEMPTS):
             last = attempt == CONFIRM_ATTEMPTS - 1
             here = _confirm_on(rig, board, here, seed=rig.study.seed + number + 100 * attempt, last=last)
+    return busy
+
+
+def _is_quiet(rig: Rig, board: Board, members: list[Member]) -> bool:
+    """Whether a board may confirm now; why not is said and stored."""
+    try:
+        require_quiet(board, [m.target for m in members], wait_s=QUIET_WAIT_S)
+    except BoardBusy as error:
+        rig.watcher.warn(str(error))
+        number = len(rig.run.records("not_confirmed"))
+        rig.run.append(
+            "not_confirmed", str(number), {"device": board.name, "reason": f"{board.name} {error.message}"}
+        )
+        return False
+    return True
 
 
 def _confirm_on(rig: Rig, board: Board, members: list[Member], *, seed: int, last: bool) -> list[Member]:

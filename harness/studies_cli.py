@@ -12,7 +12,9 @@ from typing import Any
 from devices.registry import Lab
 from harness import config, speedups, stages, terminal
 from harness.config import STORE
+from harness.exit_codes import Exit
 from harness.host_trust import ask_secret
+from harness.outcome import exit_code, outcome_json, print_outcome
 from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
@@ -61,7 +63,7 @@ def report(args: argparse.Namespace) -> int:
         run = store.run(folder.name)
         paths = stages.write_report(run, folder)
         _show_outcome(args, run, folder, paths)
-    return 0
+    return Exit.FINE
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -82,7 +84,7 @@ def dry_run(args: argparse.Namespace) -> int:
     found = forecast(study, task, strategy)
     if args.json:
         terminal.write_json({"study": study.name, "trials": study.trials, **before, **found.as_json()})
-        return 0
+        return Exit.FINE
     from rich.table import Table
 
     grid = Table("what", "at the most", title=f"{study.name}: an estimate; no board is used, nothing stored")
@@ -90,7 +92,7 @@ def dry_run(args: argparse.Namespace) -> int:
     for key, text in (rows | found.as_rows()).items():
         grid.add_row(key, text)
     terminal.console().print(grid)
-    return 0
+    return Exit.FINE
 
 
 def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: Path, task: Task) -> int:
@@ -113,7 +115,7 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: P
         finally:
             watcher.close()
     _show_outcome(args, run, folder, paths)
-    return 0
+    return exit_code(run)
 
 
 def _watcher(args: argparse.Namespace, study: Study, run: Run) -> Watcher:
@@ -169,8 +171,6 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
-    from harness.outcome import outcome_json, print_outcome
-
     if args.json:
         terminal.write_json(outcome_json(run, folder, paths))
     else:

@@ -3,7 +3,8 @@
 ::
 
     BoardwiseError
-    ├── ConfigError             a study, lab or plan file, an option, a name
+    ├── ConfigError             a study, lab or plan file, a name
+    │   ├── UsageError          the words of the command line
     │   └── DataError           a data set that cannot be read or does not fit its task
     ├── ArchitectureError       choices that a space does not have, a graph that does not join up
     ├── StoreError              the store: locked, foreign, damaged, contradicted
@@ -14,7 +15,8 @@
     │   ├── BoardHeld           somebody else measures there now
     │   ├── PreflightError      not in a state to measure (no Python, no disk, throttled ...)
     │   │   ├── RuntimeMissing  the runtime is not on the board: `boardwise devices setup`
-    │   │   └── BoardDiskFull   no room for an artifact
+    │   │   ├── BoardDiskFull   no room for an artifact
+    │   │   └── BoardBusy       other work runs there: nothing final can be measured now
     │   ├── ProvisionError      no wheel for this board, or one that does not start
     │   ├── ProtocolError       the agent said what it may not say
     │   └── MeterError          a power meter that is gone, silent or absurd
@@ -44,6 +46,10 @@ class BoardwiseError(Exception):
 
 class ConfigError(BoardwiseError):
     """A file, key, value or option that cannot be used; the message names all of them and the remedy."""
+
+
+class UsageError(ConfigError):
+    """An option or argument of the command line has a value that it cannot have; ends the command with 2."""
 
 
 class DataError(ConfigError):
@@ -101,6 +107,10 @@ class RuntimeMissing(PreflightError):
 
 class BoardDiskFull(PreflightError):
     """The board has no room for what must be stored there."""
+
+
+class BoardBusy(PreflightError):
+    """Other work runs on the board, so that nothing final can be measured there now."""
 
 
 class ProvisionError(BoardError):

@@ -95,6 +95,7 @@ class History:
         problem: Objectives and limits.
         trials: In the order of their numbers.
         prepared: The one network that was measured on every target before the search, by target name.
+        refused: Why a device's part of the fronts was not confirmed the last time, by device name.
     """
 
     name: str
@@ -103,6 +104,7 @@ class History:
     problem: Problem
     trials: tuple[TrialRecords, ...]
     prepared: Mapping[str, Measurement] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, name: str) -> Target:
         """The target of that name.
@@ -141,6 +143,7 @@ def history(run: Run) -> History:
         problem=stored_problem(run.config),
         trials=tuple(trials[number] for number in sorted(trials)),
         prepared={r.key: from_json(Measurement, r.body["measurement"]) for r in run.records("prepared")},
+        refused={r.body["device"]: str(r.body["reason"]) for r in run.records("not_confirmed")},
     )
 
 

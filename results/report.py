@@ -12,6 +12,7 @@ import pandas as pd
 
 from results import energy, loading, scores, untrained
 from results.across_targets_report import across_targets
+from results.confirmation import unconfirmed
 from results.deployments_report import deployments
 from results.empty_front import closest, why_empty
 from results.evaluations import History, TrialRecords, history
@@ -172,6 +173,8 @@ def _target(known: History, target: Target) -> list[str]:
         sections += _none_within(known, target)
     else:
         sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(known, here, target)]
+    if target.name in (missing := unconfirmed(known)):
+        sections.append(f"**Not confirmed**: {missing[target.name]}. Go on: `boardwise resume {known.name}`.")
     elsewhere = len(frame) - len(here)
     if elsewhere:
         sections.append(

@@ -13,6 +13,7 @@ import pandas as pd
 from results import energy, loading, scores
 from results.across_targets import front_across_targets, spans_targets
 from results.conditions import summary
+from results.confirmation import why
 from results.evaluations import History, TrialRecords, fully_trained, history
 from results.fidelity import describe_fidelity, levels
 from results.front import Candidate, Member, front, limits_of
@@ -38,7 +39,7 @@ COUNTS = ("size_bytes", "size_bytes_onnx", "size_bytes_tflite", "macs", "paramet
 ACROSS_TARGETS_CSV = "pareto_all_targets.csv"
 
 _FRONT_COLUMNS = """
-trial front nominal confirmed limits architecture {scores} latency_p50_ms latency_p50_ms_low
+trial front nominal confirmed not_confirmed limits architecture {scores} latency_p50_ms latency_p50_ms_low
 latency_p50_ms_high latency_p90_ms latency_p90_ms_low latency_p90_ms_high latency_ratio load_ms cold_ms
 load_note size_bytes peak_memory_bytes energy_mj energy_mj_low energy_mj_high energy_net_mj energy_note
 verdict verdict_reasons conditions plan sessions agents runs device board emulated runtime runtime_version
@@ -160,9 +161,8 @@ def pareto(run: Run, target_name: str) -> pd.DataFrame:
 
 def pareto_table(known: History, target_name: str) -> pd.DataFrame:
     """As :func:`pareto`, from records that were read already."""
-    precision = known.target(target_name).precision
-    metric = known.problem.metric
-    rows = [_member_row(member, metric, precision, target_name) for member in front(known, target_name)]
+    target, metric = known.target(target_name), known.problem.metric
+    rows = [_member_row(known, member, target) for member in front(known, target_name)]
     frame = _frame(rows) if rows else pd.DataFrame(columns=front_columns(metric))
     return frame.astype({"trial": "int64", "nominal": bool, "confirmed": bool})
 
@@ -174,27 +174,28 @@ def front_columns(metric: str) -> list[str]:
     return _FRONT_COLUMNS.format(scores=scores).split()
 
 
-def _member_row(member: Member, metric: str, precision: str, target: str) -> dict[str, Any]:
-    candidate = member.candidate
+def _member_row(run: History, member: Member, target: Target) -> dict[str, Any]:
+    candidate, metric = member.candidate, run.problem.metric
     known = candidate.known
     return {
         "trial": known.trial.number,
         "front": member.place,
         "nominal": member.nominal,
         "confirmed": candidate.confirmed,
+        "not_confirmed": why(run, target) if member.nominal and not candidate.confirmed else None,
         "limits": member.limits,
         "architecture": describe(known.options),
-        **_score_columns(score_column(metric, "test"), known.tested.get(precision)),
-        **_score_columns(score_column(metric, "validation"), known.accuracy.get(precision)),
-        **_score_columns(score_column(metric, "board"), known.on_board.get(target)),
+        **_score_columns(score_column(metric, "test"), known.tested.get(target.precision)),
+        **_score_columns(score_column(metric, "validation"), known.accuracy.get(target.precision)),
+        **_score_columns(score_column(metric, "board"), known.on_board.get(target.name)),
         **measurement_row(candidate.measurement, weights="trained"),
         "macs": known.network.get("macs"),
         "parameters": known.network.get("parameters"),
-        "trained_sha256": _trained_sha256(candidate, target),
+        "trained_sha256": _trained_sha256(candidate),
     }
 
 
-def _trained_sha256(candidate: Candidate, target: str) -> str | None:
+def _trained_sha256(candidate: Candidate) -> str | None:
     """Hash of the file with trained weights; a screen measured another one, of the same structure."""
     measured = candidate.measurement.artifact
     if candidate.confirmed:

@@ -18,7 +18,7 @@ from harness.export import Exported, export
 from harness.host import Host
 from harness.measure import Job, measure, measure_together, require_quiet
 from harness.reference import reference, reference_network
-from results.errors import PreflightError
+from results.errors import BoardBusy
 from results.records import Conditions, Plan, RanOn, Session, Target
 from results.statistics import judge, latency_ratio
 from search.network import costs, initial_weights
@@ -171,7 +171,7 @@ def test_a_screen_keeps_noisy_sessions_and_a_strict_plan_does_not(tmp_path: Path
 
 def test_a_busy_board_is_refused_with_the_remedy(tmp_path: Path) -> None:
     board = spoilt_board(tmp_path, throttled=0, busy=True)
-    with pytest.raises(PreflightError, match=r"busy with other work \(CPU pressure.*--accept-noisy"):
+    with pytest.raises(BoardBusy, match=r"busy with other work \(CPU pressure.*--accept-noisy"):
         require_quiet(board, [TARGET], wait_s=0.0)
     board.close()
     quiet = spoilt_board(tmp_path, throttled=0)

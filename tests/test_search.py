@@ -240,7 +240,7 @@ def test_limits_that_nobody_meets_end_with_the_closest(
     impossible = STUDY.replace("trials = 8", "trials = 3").replace('limits = ["macs <= 150 k"]', "")
     study.write_text(impossible.replace("latency_p90 <= 500 ms", "latency_p90 <= 1 us"))
     lab = finished.parents[1] / "lab.toml"
-    assert cli.main(["search", str(study), "--lab", str(lab), "--runs", str(tmp_path / "runs")]) == 0
+    assert cli.main(["search", str(study), "--lab", str(lab), "--runs", str(tmp_path / "runs")]) == 4
     said = capsys.readouterr().out
     assert "the front is empty" in said
     assert "3 broke a limit for certain" in said
