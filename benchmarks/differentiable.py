@@ -44,7 +44,7 @@ from harness.relaxation import latency_term
 from results.records import Architecture, Fidelity, Measurement, Plan, Target
 from results.statistics import latency
 from search.datasets import load_task
-from search.differentiable import METHODS, SELECTIONS, Found, SearchPlan, search_cells
+from search.differentiable import METHODS, SELECTIONS, Found, SearchPlan, plan_of, search_cells
 from search.differentiable_blocks import Block, Blocks
 from search.differentiable_spaces import blocks_of
 from search.spaces.cell import Space
@@ -55,13 +55,6 @@ TARGET = Target("this-host", "onnxruntime")
 PLAN = Plan("differentiable", sessions=(4, 8), half_width=0.03, session_s=0.1, warmup_s=0.03)
 DRAWN, NEAR = 2000, 40
 """Random cells whose sums are looked at, and how many of them are measured."""
-
-DEFAULTS: dict[str, tuple[int, float, str]] = {
-    "gdas": (54, 0.01, "shared_weights"),
-    "darts": (12, 0.1, "argmax"),
-    "darts_second_order": (8, 0.1, "argmax"),
-}
-"""Epochs of the search, which take about six trainings of eight, weight of the latency, and selection."""
 
 CELLS = {"nas_bench_201": 1, "darts": 3}
 """Cells per stage, of ``darts`` in all."""
@@ -75,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--rows", type=Path, metavar="FILE", help="keep the trainings there (CSV)")
     parser.add_argument("--task", default="digits_in_photos", choices=("digits", "digits_in_photos"))
-    parser.add_argument("--method", choices=METHODS, default="gdas")
+    parser.add_argument("--method", choices=METHODS, default=SearchPlan.method)
     parser.add_argument("--seed", type=int, default=0, help="of the search and of the random cells")
     parser.add_argument("--random", type=int, default=20, help="random cells to train (default 20)")
     parser.add_argument(
@@ -91,10 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", type=int, help="per stage (default 1), of darts in all (default 3)")
     args = parser.parse_args(argv)
     args.cells = args.cells or CELLS[args.kind]
-    epochs, weight, selection = DEFAULTS[args.method]
-    args.selection = args.selection or selection
-    args.search_epochs = epochs if args.search_epochs is None else args.search_epochs
-    args.latency_weight = weight if args.latency_weight is None else args.latency_weight
+    plan = plan_of(args.method, args.search_epochs, args.latency_weight, args.selection)
+    args.search_epochs, args.latency_weight, args.selection = plan.epochs, plan.latency_weight, plan.selection
     figures = compare(args)
     print_and_write(figures, args.json)
     return 0

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ _SHUFFLE, _AUGMENT, _GUMBEL, _DEAL = 11, 12, 13, 14
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How architecture weights are learnt.
+    """How architecture weights are learnt; as it stands, by the best measured row of docs/differentiable.md.
 
     Attributes:
         method: ``gdas``, ``darts`` (first order) or ``darts_second_order``.
@@ -73,7 +73,8 @@ class SearchPlan:
         architecture_rate: Learning rate of the architecture weights (Adam).  Larger than the papers' 3e-4,
             which is for tens of thousands of steps: small tasks have hundreds.
         latency_weight: Of the measured latency in the loss; 0 for none.  GDAS wants a smaller one: its
-            gradient says what more of the operation drawn would do, not what another one would.
+            gradient says what more of the operation drawn would do, not what another one would.  At 0.1, e
+            times the latency costs as much as 0.1 more cross entropy.
         latency_form: See :class:`search.differentiable_mixture.LatencyTerm`.
         skips: Skip connections in the favoured cell at which the search stops; 0 for never.  Those favoured
             by chance do not count, see :data:`LEAD`.
@@ -81,12 +82,12 @@ class SearchPlan:
             ``shared_weights`` (of GDAS only, whose weights belong to single cells).
     """
 
-    method: Method = "gdas"
-    epochs: int = 60
+    method: Method = "darts"
+    epochs: int = 12
     warmup: int | None = None
     batch_size: int = 64
     architecture_rate: float = 0.03
-    latency_weight: float = 0.0
+    latency_weight: float = 0.1
     latency_form: LatencyForm = "log"
     skips: int = 3
     selection: str = "argmax"
@@ -120,6 +121,33 @@ class SearchPlan:
     def warm(self) -> int:
         """Epochs of warm-up."""
         return self.epochs // 2 if self.warmup is None else self.warmup
+
+
+BEST: dict[str, tuple[int, float, str]] = {
+    "gdas": (54, 0.01, "shared_weights"),
+    "darts": (SearchPlan.epochs, SearchPlan.latency_weight, SearchPlan.selection),
+    "darts_second_order": (8, 0.1, "argmax"),
+}
+"""Epochs, latency weight and selection of the best measured row of each method; of the last, which was not
+measured, those of ``darts`` for as long as it takes."""
+
+
+def plan_of(
+    method: str, epochs: int | None, latency_weight: float | None, selection: str | None, **others: Any
+) -> SearchPlan:
+    """A plan; what is None is as in the best measured row of the method (:data:`BEST`).
+
+    Raises:
+        ConfigError: For an unknown method, or as of :class:`SearchPlan`.
+    """
+    best = BEST.get(method, BEST[SearchPlan.method])
+    return SearchPlan(
+        method=cast(Method, method),
+        epochs=best[0] if epochs is None else epochs,
+        latency_weight=best[1] if latency_weight is None else latency_weight,
+        selection=best[2] if selection is None else selection,
+        **others,
+    )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from search.tasks import Normalisation, Split, Splits, Task
 from search.training import repeatable
 
 PROBLEM = Problem((Metric("accuracy", maximise=True),))
-SHORT = SearchPlan(epochs=2, skips=0)
+SHORT = SearchPlan(method="gdas", epochs=2, skips=0)
 
 
 @cache
@@ -423,7 +423,7 @@ def test_shared_weights_of_a_search_select_a_whole_cell() -> None:
         ({"architecture_rate": math.nan}, "architecture_rate"),
         ({"latency_weight": -1.0}, "latency_weight"),
         ({"latency_form": "cubic"}, "log, linear"),
-        ({"selection": "perturbation"}, "gdas has none"),
+        ({"method": "gdas", "selection": "perturbation"}, "gdas has none"),
         ({"method": "darts", "selection": "shared_weights"}, "single cells, which darts never trains"),
     ],
 )
@@ -499,6 +499,37 @@ def test_operations_without_probability_are_asked_for_only_when_nothing_else_is_
 def test_weights_of_something_else_are_refused(prior: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         make(prior)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "latency_weight", "selection"),
+    [
+        ({}, 12, 0.1, "argmax"),
+        ({"method": "gdas"}, 54, 0.01, "shared_weights"),
+        ({"method": "gdas", "latency_weight": 0.0, "selection": "argmax"}, 54, 0.0, "argmax"),
+        ({"method": "darts_second_order", "epochs": 3}, 3, 0.1, "argmax"),
+    ],
+)
+def test_what_is_left_out_is_as_in_the_best_measured_row_of_the_method(
+    options: dict[str, Any], epochs: int, latency_weight: float, selection: str
+) -> None:
+    plan = make({}, **options).plan
+    assert plan.method == options.get("method", "darts")
+    assert (plan.epochs, plan.latency_weight, plan.selection) == (epochs, latency_weight, selection)
+
+
+def test_the_default_search_learns_from_the_measured_profile() -> None:
+    """An operation that takes long on the target is favoured less than where all take the same time."""
+    plan = make({}, epochs=4, warmup=1).plan
+    slow = blocks().operations.index("nor_conv_3x3")
+    shares = []
+    for factor in (1.0, 1000.0):
+        edge_s = np.full((1, 6, 5), 1e-4)
+        edge_s[:, :, slow] *= factor
+        latency = LatencyTerm(edge_s, np.array([1e-4]), plan.latency_weight)
+        found = search_cells(blocks(), few_digits(), plan, seed=0, latency=latency)
+        shares.append(np.mean([row[slow] for row in found.probabilities]))
+    assert shares[1] < shares[0]
 
 
 def test_informed_keeps_all_options() -> None:

@@ -29,7 +29,7 @@ from search.strategies.differentiable import Strategy
 from search.training import repeatable
 from tests.test_differentiable import few_digits
 
-SHORT = SearchPlan(epochs=2, skips=0)
+SHORT = SearchPlan(method="gdas", epochs=2, skips=0)
 
 
 @cache

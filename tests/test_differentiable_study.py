@@ -37,7 +37,6 @@ cells = 1
 [strategy]
 name = "differentiable"
 epochs = 3
-latency_weight = 0.2
 [training]
 epochs = 1
 workers = 1
@@ -130,6 +129,7 @@ def test_the_selected_network_is_asked_for_first_and_measured_as_a_whole(finishe
     first = next(r for r in records(finished, "asked") if r.key == "0").body["trial"]["proposal"]
     assert first["architecture"] == pretrained.body["architecture"]
     assert pretrained.body["training_s"] > 0
+    assert (pretrained.body["plan"]["method"], pretrained.body["plan"]["latency_weight"]) == ("darts", 0.1)
     assert len(pretrained.body["found"]["curve"]) <= 3
     asked = [
         tuple(r.body["trial"]["proposal"]["architecture"]["choices"]) for r in records(finished, "asked")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from results.codec import from_json
 from results.errors import ConfigError, StoreError
 from results.records import Architecture, Evaluation, Fidelity, Problem, Proposal, Trial
 from search import strategy
-from search.differentiable import Found, SearchPlan
-from search.differentiable_mixture import LatencyForm, Method
+from search.differentiable import Found, SearchPlan, plan_of
 from search.history import History
 from search.novelty import new_sample
 from search.space import SearchSpace
@@ -30,8 +29,8 @@ class Strategy(strategy.Strategy):
     """What architecture weights favour, then samples by their probabilities.
 
     Args:
-        method: How the weights are learnt; this and the next five as in
-            :class:`search.differentiable.SearchPlan`.
+        method: How the weights are learnt; this and all up to ``selection`` as in
+            :class:`search.differentiable.SearchPlan`.  What is None is as in the method's best measured row.
         samples: Networks that are drawn by the probabilities for each trial; the most probable of those
             that were not tried is asked for.
     """
@@ -45,29 +44,29 @@ class Strategy(strategy.Strategy):
         seed: int,
         prior: Mapping[str, Any] | None = None,
         method: str = SearchPlan.method,
-        epochs: int = SearchPlan.epochs,
+        epochs: int | None = None,
         warmup: int | None = SearchPlan.warmup,
         batch_size: int = SearchPlan.batch_size,
         architecture_rate: float = SearchPlan.architecture_rate,
-        latency_weight: float = SearchPlan.latency_weight,
+        latency_weight: float | None = None,
         latency_form: str = SearchPlan.latency_form,
         skips: int = SearchPlan.skips,
-        selection: str = SearchPlan.selection,
+        selection: str | None = None,
         samples: int = 64,
     ) -> None:
         super().__init__(space, problem, fidelity=fidelity, seed=seed, prior=prior)
         if samples < 1:
             raise ConfigError(f"differentiable needs samples >= 1, got {samples}")
-        self.plan = SearchPlan(
-            method=cast(Method, method),
-            epochs=epochs,
+        self.plan = plan_of(
+            method,
+            epochs,
+            latency_weight,
+            selection,
             warmup=warmup,
             batch_size=batch_size,
             architecture_rate=architecture_rate,
-            latency_weight=latency_weight,
-            latency_form=cast(LatencyForm, latency_form),
+            latency_form=latency_form,
             skips=skips,
-            selection=selection,
         )
         self.samples = samples
         self.history = History(space, problem)
