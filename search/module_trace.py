@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from results.errors import ArchitectureError
 from search.layers import Padding, output_shape
 from search.module import NetworkModule
 from search.module_steps import DROPOUTS, READERS, Step, unsupported
-from search.network import Conv, Layer, Node, Shape
+from search.network import Conv, Identity, Layer, Node, Shape
 
 ELSEWHERE = "docs/formats.md lists what can be searched; 'boardwise bench' measures any module"
 
@@ -45,6 +46,8 @@ _RANDOM = (
     *("gumbel_softmax", "dropout1d", "dropout3d", "feature_dropout", "fractional_max_pool2d"),
 )
 """Functions that draw from the process's generator; they are not run."""
+
+_UNLEARNED = "gradients switched off (supported: what can be trained)"
 
 
 @dataclass
@@ -116,7 +119,7 @@ def trace(module: nn.Module, images: Tensor) -> Trace:
         ArchitectureError: If the output is not made by known layers alone.
     """
     mode = _Mode(module, images)
-    with _undrawn() if module.training else nullcontext(), mode:
+    with _undrawn() if module.training else nullcontext(), mode.identities(module), mode:
         try:
             output = module(images)
         except ArchitectureError:
@@ -149,12 +152,14 @@ def _undrawn() -> Iterator[None]:
         if event == "c_call" and isinstance(getattr(called, "__self__", None), kinds):
             drawn.append(called.__name__)
 
-    before = sys.getprofile()
+    if sys.getprofile() is not None:  # someone's profiler is at work, which could not be put back
+        yield
+        return
     sys.setprofile(see)
     try:
         yield
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
     if drawn:
         raise _by_chance("forward()", drawn[0])
 
@@ -238,13 +243,12 @@ class _Mode(TorchFunctionMode):
         """
         value = known.get(id(tensor))
         if value is None:
-            what = "no tensor that a layer before it made"
-            if isinstance(tensor, Tensor):
-                own = self._own.get(id(tensor), "what it reads")
-                raise ArchitectureError(
-                    f"{where}: {own} is a tensor of the module's own, {what}; {ELSEWHERE}"
-                )
-            raise ArchitectureError(f"{where}: {tensor!r} is {what}; {ELSEWHERE}")
+            what = repr(tensor)
+            if id(tensor) in self._own:
+                what = f"{self._own[id(tensor)]}, a tensor of the module's own,"
+            elif isinstance(tensor, Tensor):
+                what = "a constant, or what an autograd.Function made,"
+            raise ArchitectureError(f"{where}: {what} is no tensor that a layer before it made; {ELSEWHERE}")
         if value.refusal:
             raise ArchitectureError(value.refusal)
         if any(value.padding) and not padded:
@@ -253,10 +257,33 @@ class _Mode(TorchFunctionMode):
 
     # ------------------------------------------------------------------ calls
 
+    @contextmanager
+    def identities(self, module: nn.Module) -> Iterator[None]:
+        """Notes identities meanwhile: they call nothing, and earlier versions have nodes of them."""
+        thread = threading.get_ident()
+
+        def see(each: nn.Module, _: Any, output: Any) -> Any:
+            known = self.known([output])
+            if threading.get_ident() != thread or not known:
+                return output
+            made = output.view_as(output)
+            call = _Call("identity", self._paths[id(each)], "Identity", True, known, made)
+            self._add(call, Step(Identity(), (output,)))
+            return made
+
+        hooks = [each.register_forward_hook(see) for each in module.modules() if type(each) is nn.Identity]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _take(self, call: _Call, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs a call that reads what comes of the images, and notes what it is."""
         if call.name in DROPOUTS:
             return self._drop(call, args, kwargs)
+        if torch.is_inference_mode_enabled():
+            raise call.refusal(_UNLEARNED)
         made = func(*args, **kwargs)
         call = replace(call, made=made)
         results = list(_tensors(made))
@@ -307,7 +334,7 @@ class _Mode(TorchFunctionMode):
         if step.training not in (None, self._training):
             raise call.refusal(str(unsupported("training", step.training, "that of the whole module")))
         if self._training and not torch.is_grad_enabled():
-            raise call.refusal("gradients switched off (supported: layers that learn)")
+            raise call.refusal(_UNLEARNED)
         if step.layer is None:
             (source,) = (call.known[id(each)] for each in step.inputs)
             self.name_of(source.tensor, call.where, call.known, padded=True)

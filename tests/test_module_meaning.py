@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
 from harness.export import export
@@ -129,6 +129,27 @@ def test_dropout_is_kept_for_training_and_left_out_of_costs() -> None:
     assert [n.layer for n in network.nodes if isinstance(n.layer, Dropout)] == [Dropout(0.3, "channels")]
 
 
+class Named(nn.Module):
+    """Layers with names of all kinds, at several depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bConv, self.norm2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 1), nn.Identity(), nn.ReLU())])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.blocks[0](x))
+        return self.norm2(self.bConv(x)).relu() + x
+
+
+def test_nodes_are_those_of_earlier_versions() -> None:
+    """Stored weights go by the names of nodes, stored hashes by their order; both were those of torch.fx."""
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), Named(), *tail())
+    wanted = fx.symbolic_trace(module).graph.nodes
+    names = [node.name for node in wanted if node.op not in ("placeholder", "output")]
+    assert [node.name for node in network_of(module, SHAPE).nodes] == names
+
+
 # --------------------------------------------------------------------------- refused
 
 
@@ -198,6 +219,28 @@ def in_place_through_a_view(self: Any, x: Tensor) -> Tensor:
     view = x.view_as(x)
     x.relu_()
     return view
+
+
+class Through(torch.autograd.Function):
+    """Another gradient than that of what it computes."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * 2
+
+
+def with_halves(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.conv2d(x, self.conv.weight)
+
+
+def in_inference_mode(self: Any, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return F.relu(x)
 
 
 class Both(nn.Module):
@@ -301,8 +344,18 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "constrained weights": (lambda: hooked(clamped), "0.weight is used by .data: only layers may use"),
     "parameter of its own": (
         lambda: Held(lambda self, x: x * self.scale),
-        "scale is a tensor of the module's",
+        "scale, a tensor of the module's own",
     ),
+    "a constant": (
+        lambda: Own(lambda self, x: x * torch.ones(4, 1, 1)),
+        "a constant, or what an autograd.Func",
+    ),
+    "a function of its own": (
+        lambda: Own(lambda self, x: Through.apply(x)),
+        "in training: the gradients",
+    ),
+    "another type": (lambda: Own(with_halves), "dtype=torch.bfloat16 .supported: torch.float32"),
+    "inference mode": (lambda: Own(in_inference_mode), "relu with gradients switched off"),
     "fixed kernel": (lambda: Held(lambda self, x: F.conv2d(x, self.kernel)), "a weight that is no parameter"),
     "plain list": (
         lambda: Held(lambda self, x: self.plain[0](x)),
@@ -347,7 +400,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "raised in evaluation:(.|\n)*to have 3 channels",
     ),
     "two outputs": (lambda: chain().append(nn.Linear(3, 3)).append(Both()), "a single tensor"),
-    "nothing": (nn.Identity, "is to return the output of its last layer"),
+    "nothing": (nn.Sequential, "is to return the output of its last layer"),
 }
 
 
