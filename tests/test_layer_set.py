@@ -21,6 +21,7 @@ from search.network import (
     Concat,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     GlobalPool,
     Identity,
@@ -165,6 +166,7 @@ def test_costs_count_no_macs_for_layers_without_weights() -> None:
 HEADS: dict[str, tuple[Layer, ...]] = {
     "pool": (GlobalPool(), Dense(5)),
     "flatten": (Flatten(), Dense(5)),
+    "without a bias": (GlobalPool(), Dropout(0.5), Dense(5, bias=False)),
     "flatten alone": (Flatten(),),
     "softmax": (GlobalPool(), Dense(5), Softmax()),
 }
@@ -182,6 +184,7 @@ BODIES: dict[str, tuple[Layer, ...]] = {
     "smaller": (Resize((3, 5), "bilinear"),),
     "concat": (Conv(4), Concat(), BatchNorm()),
     "multiply": (Conv(4), Multiply(), Activation("relu")),
+    "dropout": (Conv(4), Dropout(0.9, "channels"), BatchNorm()),
     "zero": (Conv(4), Zero(), Conv(3, bias=True)),
     "sigmoid into a pool": (Activation("sigmoid"), AvgPool((3, 3), (1, 1), (1, 1, 1, 1))),
     "sigmoid twice": (Activation("sigmoid"), Concat(), Conv(3)),

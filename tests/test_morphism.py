@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,9 +19,10 @@ from results.records import Architecture, Option
 from search.module import to_module
 from search.morphism import Inherited, grow, map_weights
 from search.morphism_norms import settle
-from search.network import BatchNorm, Conv, Network, Node, initial_weights
+from search.network import BatchNorm, Conv, Dense, Dropout, Network, Node, initial_weights
 from search.space import SearchSpace
 from search.spaces import cell, chain, mobile, multi_branch
+from search.training import predict
 from tests.fixtures_training import small_network
 
 Weights = dict[str, NDArray[np.float32]]
@@ -242,6 +244,32 @@ def test_a_convolution_whose_batch_norm_lets_nothing_through_takes_nothing_off()
     made = map_weights(parent, weights, child)
     assert made.kind == "overlap"
     assert "stage1_block2" in made.reason
+
+
+def test_dropout_is_grown_over() -> None:
+    """A network grows into one with another rate of dropout, more channels and one dropout more."""
+    parent, child = (dropping(width, rate, more) for width, rate, more in ((8, 0.1, False), (12, 0.3, True)))
+    weights = trained_looking(parent, 1)
+    made = map_weights(parent, weights, child, seed=2)
+    assert (made.kind, made.preserved) == ("grown", True), made.reason
+    images = np.random.default_rng(0).standard_normal((4, *parent.input_shape), np.float32)
+    expected = predict(parent, weights, images)
+    assert np.abs(predict(child, made.weights, images) - expected).max() <= ROUNDING * max(
+        1, np.abs(expected).max()
+    )
+
+
+def dropping(width: int, rate: float, more: bool) -> Network:
+    network = small_network(depth=2, width=width)
+    nodes = [
+        *network.nodes[:-2],
+        Node("drop0", Dropout(rate, "channels"), ("a1",)),
+        replace(network.nodes[-2], inputs=("drop0",)),
+        Node("drop1", Dropout(0.5), ("pool",)),
+        *([Node("drop2", Dropout(0.2), ("drop1",))] if more else []),
+        Node("head", Dense(10, bias=False), ("drop2" if more else "drop1",)),
+    ]
+    return Network(network.input_shape, tuple(nodes))
 
 
 def test_what_does_not_grow_takes_over_what_fits() -> None:

@@ -17,7 +17,7 @@ from results.records import Fidelity, Score
 from search.arrays import nested_subset
 from search.datasets import load_task
 from search.module import to_module
-from search.network import initial_weights
+from search.network import Dropout, Network, Node, initial_weights
 from search.training import TrainingJob, TrainingResult, check_device, evaluate, predict, train
 from search.training_checkpoint import Checkpoint
 from search.training_run import Inputs
@@ -235,6 +235,26 @@ def test_a_training_that_is_taken_over_gives_the_same_bytes(digits: TrainingResu
     assert told == [2, 3]
     assert result.curve == digits.curve
     assert same_bytes(result, digits)
+
+
+def test_dropout_is_trained_with_and_drawn_the_same_when_taken_over(tmp_path: Path) -> None:
+    network = DIGITS.network
+    drop = Node("drop", Dropout(0.5), ("pool",))
+    nodes = (*network.nodes[:-1], drop, replace(network.nodes[-1], inputs=("drop",)))
+    job = replace(
+        DIGITS, network=Network(network.input_shape, nodes), fidelity=Fidelity(epochs=2, subset=0.2)
+    )
+    path, kept = tmp_path / "state.pt", tmp_path / "kept.pt"
+
+    def keep_the_first(epoch: int, score: float) -> None:
+        if epoch == 1:
+            kept.write_bytes(path.read_bytes())
+
+    whole = train(job, keep_the_first, checkpoint=Checkpoint(path, 0.0))
+    kept.replace(path)
+    assert same_bytes(train(job, checkpoint=Checkpoint(path)), whole)
+    without = train(replace(job, network=network))
+    assert any((whole.weights[name] != without.weights[name]).any() for name in without.weights)
 
 
 @pytest.mark.parametrize("what", ["damaged", "another"])
