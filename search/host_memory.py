@@ -57,6 +57,15 @@ def available_bytes() -> int:
     return max(0, min(left))
 
 
+def out_of_memory_kills() -> int:
+    """Processes that the kernel killed so far for want of memory, here and in our control groups."""
+    files = [Path("/proc/vmstat")]
+    for folder in control_groups():
+        files += [folder / "memory.events", folder / "memory.oom_control"]
+    rows = [line.split() for file in files for line in _text(file).splitlines()]
+    return sum(int(row[1]) for row in rows if len(row) == 2 and row[0] == "oom_kill")
+
+
 def _machine_bytes() -> int:
     """What the kernel can give without taking anything from anybody (Linux: proc(5))."""
     rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -90,16 +99,18 @@ def control_groups() -> Iterator[Path]:
 
 def _cached_bytes(folder: Path) -> int:
     """File contents that the kernel keeps for the group, and lets go when memory is wanted."""
-    try:
-        rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:
-        return 0
+    rows = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
     return int(rows.get("total_inactive_file", rows.get("inactive_file", "0")))
 
 
 def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+    text = _text(path).strip()
     return int(text) if text.isdecimal() else None
+
+
+def _text(path: Path) -> str:
+    """What a file of the kernel's says; nothing where there is none."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

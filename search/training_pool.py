@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 from collections.abc import Mapping
 from typing import Any
 
 from results.errors import TrainingError
+from search.host_memory import out_of_memory_kills
 from search.training_checkpoint import EVERY_S
-from search.training_processes import PoolClosed, Processes, Worker
+from search.training_processes import PoolClosed, Processes, Worker, how_it_ended
 from search.training_queue import Outcome, Queued, Slot, TrainingQueue, WorkerDied
 from search.training_worker import Coming, EpochDone, stat_fields
 
@@ -93,7 +93,7 @@ class _Slot:
         except EOFError as error:
             raise OSError("the fork server of the training pool died") from error
         watch = _Watch(worker.process.pid or 0, item)
-        epoch = 0
+        epoch, kills = 0, out_of_memory_kills()
         try:
             worker.connection.send_bytes(item.payload)
             while True:
@@ -108,14 +108,9 @@ class _Slot:
                 if item.order.asks:
                     worker.connection.send(stop)
         except (EOFError, OSError) as error:
-            reason = _how_it_ended(self._processes.exitcode(worker))
+            memory = out_of_memory_kills() > kills
+            reason = how_it_ended(self._processes.exitcode(worker), for_memory=memory)
             raise WorkerDied(reason, epoch, watch.spent_s) from error
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return f"killed by {signal.Signals(-exitcode).name}"
-    return f"exit status {exitcode}"
 
 
 class _Watch:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 from search.training_worker import PRELOADED, guard, stat_fields, work
 
 _REAP_LIMIT_S = 1.0
 _ATTEMPTS = 2
+_TRAINING, _GUARD = "boardwise-training", "boardwise-guard"
 
 
 class PoolClosed(Exception):
@@ -81,6 +85,7 @@ class Processes(Pausable):
     def __init__(self) -> None:
         super().__init__()
         self._context = multiprocessing.get_context("forkserver")
+        _leave_main_out()
         self._context.set_forkserver_preload(list(PRELOADED))
         self._running: set[ForkServerProcess] = set()
         self._guard: Worker | None = None
@@ -99,7 +104,7 @@ class Processes(Pausable):
             ours, theirs = self._context.Pipe()
             with theirs:
                 process = self._context.Process(
-                    target=work, args=(theirs, server), name="boardwise-training", daemon=True
+                    target=work, args=(theirs, server), name=_TRAINING, daemon=True
                 )
                 process.start()
             self._running.add(process)
@@ -113,9 +118,7 @@ class Processes(Pausable):
             if self._guard is None:
                 ours, theirs = self._context.Pipe()
                 with theirs:
-                    process = self._context.Process(
-                        target=guard, args=(theirs,), name="boardwise-guard", daemon=True
-                    )
+                    process = self._context.Process(target=guard, args=(theirs,), name=_GUARD, daemon=True)
                     process.start()
                 self._guard = Worker(process, ours)
             try:
@@ -162,10 +165,50 @@ class Processes(Pausable):
                 self._guard = None
 
 
+@functools.cache
+def _leave_main_out() -> None:
+    """Keeps processes of these names from running the program's main module once more before they begin.
+
+    A script that calls us and has no ``if __name__ == "__main__":`` would start a search in each of them.
+    They need nothing of it; multiprocessing itself has no way to say so.
+    """
+    prepared = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = prepared(name)
+        if name in (_TRAINING, _GUARD):
+            data = {key: value for key, value in data.items() if not key.startswith("init_main_")}
+        return data
+
+    spawn.get_preparation_data = without_main
+
+
 def _end(worker: Worker) -> None:
     worker.process.kill()
     worker.process.join()
     worker.connection.close()
+
+
+def how_it_ended(exitcode: int | None, *, for_memory: bool) -> str:
+    """What is known of the end of a process.
+
+    Args:
+        exitcode: As :mod:`multiprocessing` gives it: less than 0 for a signal, None if it still runs.
+        for_memory: Whether the kernel killed a process for want of memory meanwhile.
+    """
+    if exitcode is None:
+        return "it closed its connection and still ran"
+    if exitcode >= 0:
+        return f"it ended itself with exit status {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-exitcode}"
+    if exitcode != -signal.SIGKILL:
+        return f"killed by {name}"
+    if for_memory:
+        return f"killed by {name}: the kernel was out of memory"
+    return f"killed by {name}; too little memory is the most common cause, but the kernel tells of none"
 
 
 def wait_until_stopped(pids: list[int], limit_s: float = 1.0) -> None:

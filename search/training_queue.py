@@ -270,8 +270,7 @@ def _persistent(slot: Slot, item: Queued) -> Outcome:
             if deaths == _ATTEMPTS:
                 raise TrainingError(
                     item.candidate,
-                    f"its training process ended {_ATTEMPTS} times, last: {death}; a training that needs "
-                    "more memory than the machine has ends like this",
+                    f"its training process ended {_ATTEMPTS} times, last: {death}",
                     spent_s,
                 ) from death
         except TrainingError:

@@ -22,6 +22,7 @@ from results.records import Fidelity
 from search import training_pool
 from search.training import TrainingJob, train
 from search.training_pool import TrainingPool
+from search.training_processes import how_it_ended
 from search.training_worker import stat_fields
 from tests.fixtures_training import small_network, task_file
 
@@ -143,11 +144,58 @@ def test_a_killed_worker_is_replaced_and_its_job_tried_again(pool: TrainingPool,
     assert pool.submit(job(task_file(tmp_path, code))).result(LIMIT_S).weights
 
 
-def test_a_job_that_kills_its_worker_twice_has_failed(pool: TrainingPool, tmp_path: Path) -> None:
-    code = "def train(module, run):\n    import os\n    os.kill(os.getpid(), 9)"
-    with pytest.raises(TrainingError, match="ended 2 times, last: killed by SIGKILL"):
+ENDS = {
+    "os.kill(os.getpid(), 9)": "ended 2 times, last: killed by SIGKILL; .* but the kernel tells of none",
+    "os.kill(os.getpid(), 11)": "ended 2 times, last: killed by SIGSEGV$",
+    "os.abort()": "ended 2 times, last: killed by SIGABRT$",
+    "os._exit(0)": "ended 2 times, last: it ended itself with exit status 0$",
+    "os._exit(3)": "ended 2 times, last: it ended itself with exit status 3$",
+    "raise KeyboardInterrupt('mine')": r"(?s)task\.py.*KeyboardInterrupt: mine$",
+    "sys.exit(0)": r"(?s)task\.py.*SystemExit: 0$",
+}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_a_job_that_ends_its_worker_twice_has_failed_and_only_what_is_known_is_said(
+    pool: TrainingPool, tmp_path: Path, line: str
+) -> None:
+    code = f"def train(module, run):\n    import os, sys\n    {line}"
+    with pytest.raises(TrainingError, match=ENDS[line]):
         pool.submit(job(task_file(tmp_path, code))).result(LIMIT_S)
-    assert pool.submit(job(task_file(tmp_path))).result(LIMIT_S).weights
+    if "exit(3)" in line:
+        assert pool.submit(job(task_file(tmp_path))).result(LIMIT_S).weights
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "for_memory", "said"),
+    [
+        (-9, True, "killed by SIGKILL: the kernel was out of memory"),
+        (
+            -9,
+            False,
+            "killed by SIGKILL; too little memory is the most common cause, but the kernel tells of none",
+        ),
+        (-11, True, "killed by SIGSEGV"),
+        (-40, False, "killed by signal 40"),
+        (None, False, "it closed its connection and still ran"),
+    ],
+)
+def test_memory_is_blamed_where_the_kernel_does(exitcode: int | None, for_memory: bool, said: str) -> None:
+    assert how_it_ended(exitcode, for_memory=for_memory) == said
+
+
+def test_a_script_without_a_main_guard_is_not_run_again_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\n"
+        "from tests.test_training_pool import job\n"
+        "from search.training_pool import TrainingPool\n"
+        "with TrainingPool(1) as pool:\n"
+        f"    pool.submit(job({task_file(tmp_path)!r})).result({LIMIT_S})\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+    assert (tmp_path / "ran").read_text() == "x"
 
 
 def test_a_killed_worker_costs_the_epoch_that_was_under_way(pool: TrainingPool) -> None:
