@@ -1,8 +1,9 @@
 """Whether a network whose training did not come to its end would have been on the front.
 
-Its costs are known before it is trained, so the accuracy that it has to beat is, too: that of the best full
+Its costs are known before it is trained, so the score that it has to beat is, too: that of the best full
 training that costs no more.  Where it would have ended is told by the networks that were trained both as far
-as it was and fully: what they gained, taken as normal on the scale of log odds.  That holds as far as it is
+as it was and fully: what they gained, taken as normal on the scale of log odds (of a metric that is no share,
+on its own).  That holds as far as it is
 like them.  Those were chosen because they were good, some of them by luck, and lucky ones gain less, so the
 chance of one that was not chosen is rather more than this says.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 
 from scipy import stats
@@ -30,7 +32,7 @@ def costs(evaluation: Evaluation, problem: Problem) -> tuple[float, ...] | None:
 
 
 def bar(evaluation: Evaluation, whole: Iterable[Evaluation], problem: Problem) -> Score | None:
-    """The best accuracy among full trainings that keep the limits and cost no more in any objective.
+    """The best score among full trainings that keep the limits and cost no more in any objective.
 
     None where there is none, or costs are not known: whatever it reaches would be on the front then.
     """
@@ -62,9 +64,20 @@ def chance(score: Score, to_beat: Score, gains: Sequence[float], *, maximise: bo
         maximise: Whether more is better.
     """
     expected = log_odds(score) + statistics.fmean(gains)
-    spread = max(statistics.stdev(gains), 1e-3) * math.sqrt(1 + 1 / len(gains))
+    spread = gain_spread(gains, proportion=score.proportion) * math.sqrt(1 + 1 / len(gains))
     above = float(stats.t.sf((log_odds(to_beat) - expected) / spread, len(gains) - 1))
     return above if maximise else 1.0 - above
+
+
+def gain_spread(gains: Sequence[float], *, proportion: bool) -> float:
+    """Standard deviation of gains, above 0: at least a thousandth, of log odds or of the greatest gain.
+
+    Args:
+        gains: At least two, on the scale of :func:`log_odds`.
+        proportion: Whether the metric is a share; others may be of any size.
+    """
+    least = 1e-3 * (1.0 if proportion else max(map(abs, gains)))
+    return max(statistics.stdev(gains), least, sys.float_info.min)
 
 
 def log_odds(score: Score) -> float:

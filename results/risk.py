@@ -3,7 +3,7 @@
 Each of them might have ended anywhere; where, is drawn many times.  One is on the front of a draw if nothing
 that costs no more got as far, neither a full training nor another network of the same draw: ten that would
 have taken one place on the front have lost one place, not ten.  A *better candidate* is one on the front of
-which no full training can be taken for the same: none whose 95 % intervals reach its accuracy at its costs.
+which no full training can be taken for the same: none whose 95 % intervals reach its score at its costs.
 Others are near ties: on the front by a hair, beside something that is as good.
 
 Of networks that were left at a lower rung, gains up to a full training are drawn from those of the networks
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from results.fidelity import is_full, levels
-from results.promise import LEAST_GAINS, costs, log_odds
+from results.promise import LEAST_GAINS, costs, gain_spread, log_odds
 from results.records import Architecture, Evaluation, Fidelity, Interval, Metric, Problem, Score
 from results.statistics import value, violation
 
@@ -88,7 +88,7 @@ def unfinished(
     a full training.
 
     Args:
-        trainings: Complete trials with an accuracy, in the order of their numbers.
+        trainings: Complete trials with a score, in the order of their numbers.
         ends: Where those that were ended early would have ended, by number.
         full: The full training.
     """
@@ -125,7 +125,7 @@ def risks(
     Args:
         candidates: All unfinished ones: they are rivals of each other.
         whole: Full trainings.
-        problem: Accuracy first, then costs.
+        problem: The task's metric first, then costs.
 
     Returns:
         None where the costs of a network are not known.
@@ -143,7 +143,7 @@ def risks(
         return None
     dimensions = len(problem.objectives) - 1
     paid = np.array(known, dtype=np.float64).reshape(len(allowed), dimensions)
-    ends = _draws(allowed, problem.objectives[0].maximise, np.random.default_rng(0))
+    ends = _draws(allowed, problem.maximise, np.random.default_rng(0))
     rows = [[value(e, metric) for metric in problem.objectives] for e in rivals]
     figures = [complete for row in rows if len(complete := [f for f in row if f is not None]) == len(row)]
     front = _front(ends, paid, _ends(figures, problem, generous=False))
@@ -173,7 +173,7 @@ def _draws(candidates: Sequence[Unfinished], maximise: bool, rng: np.random.Gene
             reached = middle + (high - low) / (2 * _Z90) * noise
         else:
             if one.gains not in shared:
-                shared[one.gains] = _mean_and_spread(one.gains, rng)
+                shared[one.gains] = _mean_and_spread(one.gains, rng, proportion=score.proportion)
             mean, spread = shared[one.gains]
             reached = log_odds(score) + mean + spread * noise
         shown = 1 / (1 + np.exp(-reached)) if score.proportion else reached
@@ -181,10 +181,12 @@ def _draws(candidates: Sequence[Unfinished], maximise: bool, rng: np.random.Gene
     return np.column_stack(columns) if columns else np.zeros((DRAWS, 0))
 
 
-def _mean_and_spread(gains: Sequence[float], rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _mean_and_spread(
+    gains: Sequence[float], rng: np.random.Generator, *, proportion: bool
+) -> tuple[Floats, Floats]:
     """Draws of the mean and the standard deviation that gains come from, each ``(draws,)``."""
     n = len(gains)
-    spread = max(statistics.stdev(gains), 1e-3) * np.sqrt((n - 1) / rng.chisquare(n - 1, DRAWS))
+    spread = gain_spread(gains, proportion=proportion) * np.sqrt((n - 1) / rng.chisquare(n - 1, DRAWS))
     mean = statistics.fmean(gains) + spread / math.sqrt(n) * rng.standard_normal(DRAWS)
     return mean, spread
 

@@ -11,7 +11,8 @@ posterior by MCMC.  Here every family is linear in c and a once its rate k is gi
 integrated exactly (Bayesian linear regression with a normal-inverse-gamma prior; Bishop 2006, section 3.3)
 and only k is summed over a grid: the same posterior without a sampler, repeatable, in a millisecond.
 
-Accuracies are handled as log odds, where differences near 1 count; other metrics as they are.
+Shares are handled as log odds, where differences near 1 count; other metrics, of any size and sign, in thirds
+of what the curve has covered: as many as the log odds of an accuracy cover.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ def extrapolate(curve: Sequence[float], epochs: int, *, proportion: bool = True)
 @functools.lru_cache(maxsize=8192)  # predictors that learn from one more curve ask for the same ones again
 def _ensemble(curve: tuple[float, ...], epochs: int, proportion: bool) -> Mixture:
     y = _forward(np.array(curve), proportion)
+    unit = 1.0 if proportion else _unit(y)
+    y = y / unit
     parts = [
         _posterior(family, rate, y, epochs)
         for family, (low, high) in zip(_FAMILIES, _SPANS, strict=True)
@@ -134,11 +137,16 @@ def _ensemble(curve: tuple[float, ...], epochs: int, proportion: bool) -> Mixtur
     kept = np.flatnonzero(weights > 1e-6)
     return Mixture(
         tuple(weights[kept] / weights[kept].sum()),
-        tuple(parts[i][1] for i in kept),
-        tuple(parts[i][2] for i in kept),
+        tuple(unit * parts[i][1] for i in kept),
+        tuple(unit * parts[i][2] for i in kept),
         freedom=2 * _SHAPE + len(y),
         proportion=proportion,
     )
+
+
+def _unit(curve: Floats) -> float:
+    """What a curve of no shares is told in: a third of its extent, or its size if it is flat."""
+    return float(np.ptp(curve) / 3 or abs(curve[-1]) or 1.0)
 
 
 _SHAPE = 1.0
@@ -258,7 +266,8 @@ class _Ridge:
         if best is None:
             raise ValueError("no penalty was tried")
         spread, weights, inverse, used = best
-        return cls(mean, std, weights, offset, inverse, max(spread, 1e-6), len(x) - used)
+        least = 1e-6 * (float(ends.std()) or 1.0)
+        return cls(mean, std, weights, offset, inverse, max(spread, least), len(x) - used)
 
     def predict(self, row: Floats) -> tuple[float, float]:
         """Location and scale of the end of one beginning ``(p,)``; wider far from the finished ones."""

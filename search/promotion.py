@@ -1,6 +1,6 @@
 """Which network to train further: the one of which most is expected for the front.
 
-A rung tells an accuracy, the boards told the costs; how far a full training raises the accuracy is told by
+A rung tells a score, the boards told the costs; how far a full training raises the score is told by
 the networks that had one.  What a promotion is expected to add is the mean gain in hypervolume over where it
 may end (Emmerich, Giannakoglou, Naujoks 2006, "Single- and multiobjective evolutionary optimization assisted
 by Gaussian random field metamodels", section IV.B: expected improvement of the hypervolume), here over
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from results.pareto import hypervolume
-from results.promise import LEAST_GAINS, costs, log_odds
+from results.promise import LEAST_GAINS, costs, gain_spread, log_odds
 from results.records import Evaluation, Problem, Score
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,7 @@ class Outlook:
     """What promotions out of one rung are expected to add.
 
     Args:
-        problem: Accuracy first, then costs.
+        problem: The task's metric first, then costs.
         rung: Evaluations of the rung, promoted or not.
         gains: What promoted ones gained up to a full training, on the scale of log odds.
         whole: Full trainings.
@@ -54,7 +54,7 @@ class Outlook:
     ) -> None:
         self._problem = problem
         self._up = [metric.maximise for metric in problem.objectives]
-        self._shifts = _shifts(gains)
+        self._shifts = _shifts(gains, proportion=all(e.accuracy["fp32"].proportion for e in rung))
         middle = float(np.median(self._shifts))
         there = whole if len(gains) >= LEAST_GAINS else []
         ends = [*(self._point(e, 0.0) for e in there), *(self._point(e, middle) for e in promoted)]
@@ -78,7 +78,7 @@ class Outlook:
         return statistics.fmean(gained)
 
     def _point(self, evaluation: Evaluation, shift: float) -> Floats | None:
-        """Objectives of a network whose accuracy rises by ``shift``; costs on a logarithm where they can."""
+        """Objectives of a network whose score rises by ``shift``; costs on a logarithm where they can."""
         known = costs(evaluation, self._problem)
         if known is None:
             return None
@@ -87,16 +87,16 @@ class Outlook:
         return np.array([score, *(math.log(c) if c > 0 else c for c in turned)])
 
 
-def _shifts(gains: Sequence[float]) -> Floats:
+def _shifts(gains: Sequence[float], *, proportion: bool) -> Floats:
     """Quantiles of the next gain; 0 alone where too few are known."""
     if len(gains) < LEAST_GAINS:
         return np.zeros(1)
-    spread = max(statistics.stdev(gains), 1e-3) * math.sqrt(1 + 1 / len(gains))
+    spread = gain_spread(gains, proportion=proportion) * math.sqrt(1 + 1 / len(gains))
     return np.asarray(statistics.fmean(gains) + spread * stats.t.ppf(_QUANTILES, len(gains) - 1))
 
 
 def moved(score: Score, gain: float) -> Score:
-    """A score that is ``gain`` better on the scale of :func:`results.promise.log_odds`."""
+    """A score that is ``gain`` higher on the scale of :func:`results.promise.log_odds`."""
     if gain == 0.0:
         return score
     raised = log_odds(score) + gain

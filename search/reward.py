@@ -9,6 +9,9 @@ Three forms say which of two trained trials is better:
   ``alpha = beta = -0.07``, hard ``alpha = 0, beta = -1`` (section 3).  A factor stands for every cost that is
   an objective.  One trade-off is fixed, so a controller is drawn to one place of the front.
 
+  Of an error, of which less is better, ``1 / error`` stands for ACC; of a metric with values of 0 or less,
+  ``exp(z)`` of the standardised value.
+
 A metric that is a limit and no objective pays nothing in any form once the limit is met: it is a constraint.
 
 Ranks take the place of rewards as in the fitness shaping of natural evolution strategies (Wierstra et al.
@@ -18,7 +21,7 @@ Ranks take the place of rewards as in the fitness shaping of natural evolution s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,20 +44,17 @@ class Advantage:
     """Reads advantages.
 
     Args:
-        problem: Objectives and limits; of forms other than ``"front"``, the first objective is the accuracy,
-            to be maximised.
+        problem: Objectives and limits; the first objective is the task's metric.
         form: ``"front"``, ``"soft"`` or ``"hard"``.
 
     Raises:
-        ConfigError: For another form, or if the first objective would have to be maximised and is not.
+        ConfigError: For another form.
     """
 
     def __init__(self, problem: Problem, form: str) -> None:
         if form not in FORMS:
             raise ConfigError(f"form is {form!r}; known: {', '.join(FORMS)}")
         self._accuracy = problem.objectives[0]
-        if form != FRONT and not self._accuracy.maximise:
-            raise ConfigError(f"the first objective of a reward is maximised, {self._accuracy.name} is not")
         self._objectives = problem.objectives
         self._exponents = EXPONENTS.get(form)
         self._limits = {limit.metric: limit.upper for limit in problem.limits}
@@ -82,8 +82,11 @@ class Advantage:
         if self._exponents is None:
             return standings(outcomes, self._objectives)
         targets = {metric: self._target(metric, outcomes) for metric in self._objectives[1:]}
+        worth = self._worth(outcomes)
         return [
-            Standing(0, -self._reward(outcome, targets)) if standing and standing.tier == 0 else standing
+            Standing(0, -self._reward(outcome, targets, worth))
+            if standing and standing.tier == 0
+            else standing
             for outcome, standing in zip(outcomes, standings(outcomes, [self._accuracy]), strict=True)
         ]
 
@@ -92,9 +95,23 @@ class Advantage:
         known = [outcome.figures[metric] for outcome in outcomes if metric in outcome.figures]
         return self._limits.get(metric) or (float(np.median(known)) if known else None)
 
-    def _reward(self, outcome: Outcome, targets: dict[Metric, float | None]) -> float:
+    def _worth(self, outcomes: Sequence[Outcome]) -> Callable[[float], float]:
+        """What stands for ACC, 0 or more, of a value of the metric, given all that are known."""
+        metric = self._accuracy
+        values = np.array([o.figures[metric] for o in outcomes if metric in o.figures], dtype=np.float64)
+        if metric.maximise and (values >= 0).all():
+            return lambda figure: figure
+        if not metric.maximise and (values > 0).all():
+            return lambda figure: 1 / figure
+        mean, spread = float(values.mean()), float(values.std()) or 1.0
+        sign = 1 if metric.maximise else -1
+        return lambda figure: math.exp(sign * (figure - mean) / spread)
+
+    def _reward(
+        self, outcome: Outcome, targets: dict[Metric, float | None], worth: Callable[[float], float]
+    ) -> float:
         factors = (self._factor(metric, outcome, target) for metric, target in targets.items())
-        return outcome.figures[self._accuracy] * math.prod(factors)
+        return worth(outcome.figures[self._accuracy]) * math.prod(factors)
 
     def _factor(self, metric: Metric, outcome: Outcome, target: float | None) -> float:
         """``(cost / T) ** w``; 1 where the cost is not known."""

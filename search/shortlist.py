@@ -62,12 +62,13 @@ class Shortlist:
             [[s.loss(np.array([f[m]]))[0] for m, s in zip(metrics, scales, strict=True)] for f in figures]
         ).reshape(len(rows), len(metrics))
         front = frontier(history, pending)
-        if self.loss is None or front is None:
+        accuracy = history.problem.objectives[0]
+        scale = Scale.of(accuracy, values_of(history, accuracy))
+        # What came out since may not fit the scale of the prediction, such as a score below 0 among shares.
+        if self.loss is None or front is None or self.log != scale.log:
             return rows[0], costs[0]
         loss = self.loss.take(rows).rescaled(self.calibration)
         forecast = Forecast(loss, costs, np.zeros_like(costs), np.ones(len(rows)))
-        accuracy = history.problem.objectives[0]
-        scale = Scale.of(accuracy, values_of(history, accuracy))
         place = int(improvement(forecast, front, scale, scales).argmax())
         return rows[place], costs[place]
 

@@ -277,9 +277,17 @@ def test_advantages_of_trials_without_accuracy(form: str) -> None:
     assert advantage(outcome(0.3, 1.0), earlier) == -0.5
 
 
-def test_a_reward_needs_an_accuracy_to_maximise() -> None:
-    with pytest.raises(ConfigError, match="size is not"):
-        Advantage(Problem((SIZE,)), "soft")
+@pytest.mark.parametrize("form", ["soft", "hard"])
+@pytest.mark.parametrize("scores", [(0.7, 0.2), (7000.0, 2000.0), (0.0, -3.0), (-7000.0, -9000.0)])
+def test_of_an_error_the_least_earns_most(form: str, scores: tuple[float, float]) -> None:
+    for maximise in (True, False):
+        metric = Metric("accuracy", maximise=maximise)
+        only = FOUR.architecture([0] * 4)
+        high, low = (Outcome(0, only, "complete", {metric: s, SIZE: 1.0}, 0.0) for s in scores)
+        advantage = Advantage(Problem((metric, SIZE)), form)
+        worse, better = (low, high) if maximise else (high, low)
+        assert advantage(better, [worse]) == 0.5
+        assert advantage(worse, [better]) == -0.5
 
 
 # --------------------------------------------------------------------------- reinforce
