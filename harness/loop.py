@@ -65,7 +65,8 @@ class Loop:
         self._watcher = watcher
         self._pending: dict[int, tuple[Trial, Future[Evaluation]]] = {}
         self._asked = 0
-        self._wanted = trials
+        self.wanted = trials
+        """Trials that are still to be asked for."""
 
     def search(self) -> None:
         """Runs to the end; raises whatever ended the evaluation of a trial early.
@@ -95,12 +96,12 @@ class Loop:
             if trial.number not in known:
                 self._start(trial, pool)
         self._asked = len(asked)
-        self._wanted -= sum(not trial.proposal.screen_only for trial in asked)
+        self.wanted -= sum(not trial.proposal.screen_only for trial in asked)
 
     def _ask_all(self, pool: ThreadPoolExecutor) -> bool:
         """Asks for as many trainings as may be under way; False when none is and none is wanted."""
         self._tell_screened()
-        while self._wanted > 0 and len(self._pending) < self._in_flight:
+        while self.wanted > 0 and len(self._pending) < self._in_flight:
             with self._busy(), blamed("the strategy's ask() raised", ConfigError):
                 trial = self._proposed()
                 if trial is None:
@@ -110,7 +111,7 @@ class Loop:
             self._run.append("asked", str(trial.number), body)
             self._start(trial, pool)
             self._asked += 1
-            self._wanted -= not trial.proposal.screen_only
+            self.wanted -= not trial.proposal.screen_only
             self._tell_screened()
         return bool(self._pending)
 

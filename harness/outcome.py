@@ -20,6 +20,7 @@ from results.codec import from_json
 from results.confirmation import frontless, unconfirmed
 from results.empty_front import closest, why_empty
 from results.evaluations import History, history, stored_problem
+from results.failures import failures
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
 from results.store import Run
@@ -40,8 +41,14 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
         "folder": str(folder),
         "fronts": fronts,
         "not_confirmed": unconfirmed(history(run)),
+        "ended_early": ended_early(run),
         "files": [str(p) for p in paths],
     }
+
+
+def ended_early(run: Run) -> list[str]:
+    """Why a search ended before its trials were done, in one sentence without a full stop; empty if not."""
+    return [record.body["ended"] for record in run.records("finished") if "ended" in record.body]
 
 
 def exit_code(run: Run) -> Exit:
@@ -61,6 +68,7 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
             _print_closest(known, target, console)
         else:
             console.print(_front_table(front, target, problem))
+    _print_reasons(run, known, console)
     if spans_targets(problem):
         front = table.across_targets_table(known).query("nominal")
         numbers = ", ".join(map(str, front["trial"])) or "none"
@@ -105,14 +113,21 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
     return grid
 
 
+def _print_reasons(run: Run, known: History, console: Console) -> None:
+    """Says once why trials failed, where a front is empty, and why a search ended before its trials."""
+    for failure in failures(known)[:SHOWN_CLOSEST] if frontless(known) else ():
+        count = len(failure.numbers)
+        console.print(f"{count} of {len(known.trials)} trials failed: {failure.example}", soft_wrap=True)
+    for text in ended_early(run):
+        console.print(f"the search ended early: {text}", style="bold yellow", soft_wrap=True)
+
+
 def _print_closest(known: History, target: Target, console: Console) -> None:
     """Says why a front is empty, and what came closest."""
     limits = _words(limits_of(known.problem, target))
     empty = (f"{target.name}: the front is empty", "bold red")
     why = f": {why_empty(known, target)} (limits: {limits or 'none'})"
     console.print(Text.assemble(empty, why), soft_wrap=True)
-    for error in sorted({t.error for t in known.trials if t.error})[:SHOWN_CLOSEST]:
-        console.print(f"  failed: {error}")
     for each in closest(known, target, SHOWN_CLOSEST):
         console.print(f"  closest: trial {each.known.trial.number}: {each.breaks}", soft_wrap=True)
 

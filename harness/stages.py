@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness import checkpoints
 from harness.board import Board
@@ -39,7 +40,7 @@ from results.errors import (
     TrainingError,
 )
 from results.evaluations import evaluations, history
-from results.records import Evaluation, Measurement, Score, Target
+from results.records import Evaluation, Measurement, Score, Target, Trial
 from results.statistics import judge
 from results.store import Run
 from search.learning_curve_stopping import StopsEarly
@@ -116,7 +117,20 @@ def search(rig: Rig, strategy: Strategy) -> None:
     )
     loop.search()
     if rig.run.get("finished", "search") is None:
-        rig.run.append("finished", "search", {"wall_s": time.monotonic() - started, "at": time.time()})
+        body: dict[str, Any] = {"wall_s": time.monotonic() - started, "at": time.time()}
+        if loop.wanted > 0:
+            body["ended"] = _why_early(rig)
+        rig.run.append("finished", "search", body)
+
+
+def _why_early(rig: Rig) -> str:
+    """Why a strategy had nothing more to ask for."""
+    tried = {from_json(Trial, r.body["trial"]).proposal.architecture for r in rig.run.records("asked")}
+    there = len(list(islice(rig.space.architectures(), len(tried) + 1)))
+    if there > len(tried):
+        return f"the strategy had nothing left to try after {len(tried)} of {rig.study.trials} trials"
+    many = "1 network; it was" if there == 1 else f"{there} networks; all were"
+    return f"the space has only {many} tried"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from results.confirmation import unconfirmed
 from results.deployments_report import deployments
 from results.empty_front import closest, why_empty
 from results.evaluations import History, TrialRecords, history
+from results.failures import failures
 from results.front import Candidate, candidates, limits_of
 from results.limits import broken, sentence
 from results.markdown import code, escape, table
@@ -122,7 +123,8 @@ def _counts(known: History, finished: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     counted = [(states[s], s, text) for s, text in rows if states[s]]
     sections = ["## Trials", table(("trials", "state", "meaning"), counted), *_broken(known)]
-    return [*sections, *_saved(known), *_time(finished)]
+    ended = [f"The search ended early: {escape(body['ended'])}." for body in finished if "ended" in body]
+    return [*sections, *ended, *_saved(known), *_time(finished)]
 
 
 def _broken(known: History) -> list[str]:
@@ -306,25 +308,11 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: s
 
 
 def _failures(known: History) -> list[str]:
-    failed = [t for t in known.trials if t.state in ("failed", "unmeasured")]
-    refuted = [(t, text) for t in known.trials for text in t.refuted.values()]
-    groups: dict[str, list[TrialRecords]] = {}
-    for trial, text in [(t, t.error or "no reason stored") for t in failed] + refuted:
-        groups.setdefault(_reason(text), []).append(trial)
-    if not groups:
-        return []
     rows = []
-    for reason, trials in sorted(groups.items(), key=lambda item: -len(item[1])):
-        numbers = ", ".join(str(t.trial.number) for t in trials[:6])
-        rows.append((len(trials), reason, numbers + (" ..." if len(trials) > 6 else "")))
-    return ["## Failures by reason", table(("trials", "reason", "numbers"), rows)]
-
-
-def _reason(text: str) -> str:
-    """A message without what differs from trial to trial: the file's hash, and figures."""
-    first = text.strip().splitlines()[0] if text.strip() else "no reason stored"
-    first = re.sub(r"^[0-9a-f]{4,64}: ", "", first)
-    return re.sub(r"(?<![A-Za-z_])\d+(\.\d+)?(e[+-]?\d+)?", "N", first)
+    for failure in failures(known):
+        numbers = ", ".join(map(str, failure.numbers[:6])) + (" ..." if len(failure.numbers) > 6 else "")
+        rows.append((len(failure.numbers), failure.reason, numbers))
+    return ["## Failures by reason", table(("trials", "reason", "numbers"), rows)] if rows else []
 
 
 def _reading(known: History) -> list[str]:

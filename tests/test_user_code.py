@@ -54,6 +54,18 @@ confirm = {{ sessions = [1, 1], agents = 1, session_s = 0.002, warmup_s = 0.0, m
 device = "desk"
 runtime = "onnxruntime"
 """
+TASK = """
+import numpy as np
+
+
+def data():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return {"x_train": digits.images[:400].astype("uint8"), "y_train": digits.target[:400]}
+
+
+"""
 BEGINS = "        chosen = self.describe(architecture)\n"
 
 
@@ -112,3 +124,28 @@ def test_a_build_that_fails_for_some_ends_those(tmp_path: Path, lab: str, strate
         "KeyError: .mine." in error.replace(chr(39), ".") for state, error in states if state == "failed"
     )
     assert run(tmp_path, lab, "resume", "own") == 0
+
+
+def test_where_every_training_fails_the_reason_is_said_once_and_nothing_could_be_judged(
+    tmp_path: Path, lab: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "task.py"
+    task.write_text(TASK + "def loss(outputs, targets):\n    raise LookupError('no loss today')\n")
+    write(tmp_path, task="task.py")
+    assert run(tmp_path, lab) == 4
+    said = capsys.readouterr().out
+    assert said.count("6 of 6 trials failed: the training raised:") == 1
+    assert {state for state, _ in told(tmp_path)} == {"failed"}
+    assert run(tmp_path, lab, "resume", "own") == 4
+    report = (tmp_path / "runs" / "own" / "report.md").read_text()
+    assert "the training raised: LookupError: no loss today" in report.partition("## Failures by reason")[2]
+
+
+def test_a_space_smaller_than_the_trials_is_said(
+    tmp_path: Path, lab: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, trials=9)
+    assert run(tmp_path, lab) == 0
+    text = "ended early: the space has only 6 networks; all were tried"
+    assert text in capsys.readouterr().out
+    assert text in (tmp_path / "runs" / "own" / "report.md").read_text()
