@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,12 +98,12 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def _check_storage(module: nn.Module) -> None:
-    owners: dict[int, str] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.numel():
-            owner = owners.setdefault(parameter.untyped_storage().data_ptr(), name)
-            if owner != name:
-                raise ArchitectureError(f"{owner} and {name} share their memory: give each its own")
+    """Raises ArchitectureError if a step of training would change two tensors at once."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    places = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for name, t in tensors if t.numel())
+    for (_, end, name), (begin, _, other) in pairwise(places):
+        if begin < end:
+            raise ArchitectureError(f"{name} and {other} share their memory: give each its own")
 
 
 @contextmanager
@@ -147,8 +148,8 @@ def _check_modes(training: Network, evaluation: Network) -> None:
         found = f"{len(plain.nodes)} layers in training, {len(evaluation.nodes)} in evaluation"
     if plain.fingerprint != evaluation.fingerprint:
         raise ArchitectureError(
-            f"forward() does other things in training than in evaluation: {found}; a graph has no "
-            f"'if self.training', but Dropout is known; {ELSEWHERE}"
+            f"forward() does other things in training (of {_IMAGES[True]} images) than in evaluation (of "
+            f"{_IMAGES[False]}): {found}; a graph has no 'if self.training', but Dropout; {ELSEWHERE}"
         )
 
 

@@ -107,7 +107,7 @@ def _batch_norm(
 
 
 def _pad(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Step:
-    if mode != "constant" or value:
+    if any(pad) and (mode != "constant" or value):
         raise unsupported("padding_mode", mode if mode != "constant" else value, "zeros")
     if len(pad) != 4 or min(pad) < 0:
         raise unsupported("pad", tuple(pad), "(left, right, top, bottom), none of them negative")

@@ -35,9 +35,9 @@ _SAME = ("clone", "contiguous", "to", "float", "view_as", "type_as")
 
 _METADATA = (
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"),
-    *("is_complex", "element_size", "get_device", "type", "__len__", "__hash__"),
+    *("is_complex", "element_size", "get_device", "type", "__len__", "__hash__", "__repr__", "__format__"),
 )
-"""Functions that tell something other than the values of a tensor."""
+"""Functions that tell something other than the values of a tensor, or tell them to people."""
 
 _RANDOM = (
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "multinomial"),
@@ -130,7 +130,9 @@ def trace(module: nn.Module, images: Tensor) -> Trace:
             raise
     found = mode.found
     if not isinstance(output, Tensor) or output is images:
-        raise ArchitectureError("forward() is to return the output of its last layer, a single tensor")
+        raise ArchitectureError(
+            "forward() is to return the output of its last layer, a single tensor, in training and evaluation"
+        )
     last = mode.name_of(output, "forward()", mode.known([output]))
     found.output = output
     live = {last}
@@ -247,7 +249,7 @@ class _Mode(TorchFunctionMode):
             if id(tensor) in self._own:
                 what = f"{self._own[id(tensor)]}, a tensor of the module's own,"
             elif isinstance(tensor, Tensor):
-                what = "a constant, or what an autograd.Function made,"
+                what = "a constant, or what compiled code or an autograd.Function made,"
             raise ArchitectureError(f"{where}: {what} is no tensor that a layer before it made; {ELSEWHERE}")
         if value.refusal:
             raise ArchitectureError(value.refusal)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from harness.export import export
 from results.errors import ArchitectureError
@@ -243,6 +244,17 @@ def in_inference_mode(self: Any, x: Tensor) -> Tensor:
         return F.relu(x)
 
 
+class Twofold(Own):
+    """Another output in training."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda self, x: x)
+
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
 class Both(nn.Module):
     """Two outputs."""
 
@@ -348,7 +360,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a constant": (
         lambda: Own(lambda self, x: x * torch.ones(4, 1, 1)),
-        "a constant, or what an autograd.Func",
+        "a constant, or what compiled code",
     ),
     "a function of its own": (
         lambda: Own(lambda self, x: Through.apply(x)),
@@ -368,7 +380,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "unused parameter": (lambda: Held(lambda self, x: x), "scale is not used by forward"),
     "other things in training": (
         lambda: Own(lambda self, x: F.relu(x) if self.training else F.silu(x)),
-        r"forward\(\) does other things in training than in evaluation: relu.*silu.*if self.training",
+        r"forward\(\) does other things in training .* than in evaluation .*relu.*silu.*if self.training",
     ),
     "more in training": (lambda: Own(lambda self, x: F.relu(x) if self.training else x), "does other things"),
     "dropout in evaluation": (lambda: Own(lambda self, x: F.dropout(x, 0.5)), "dropout with training=True"),
@@ -379,6 +391,23 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "drop path by Python": (
         lambda: Own(lambda self, x: x if self.training and random.random() < 1e-9 else F.relu(x)),
         "random draws random numbers",
+    ),
+    "drop path by NumPy": (
+        lambda: Own(lambda self, x: x if self.training and np.random.rand() < 1e-9 else F.relu(x)),
+        "rand draws random numbers",
+    ),
+    "more for many images": (
+        lambda: Own(lambda self, x: F.relu(x) if len(x) > 1 else x),
+        "of 3 images. than",
+    ),
+    "another output in training": (
+        Twofold,
+        "a single tensor, in training",
+    ),
+    "attention": (lambda: chain(nn.MultiheadAttention(4, 1)), "raised in evaluation"),
+    "pruned": (
+        lambda: chain(prune.l1_unstructured(nn.Conv2d(4, 4, 3), "weight", 0.3)),
+        "1.weight_orig is used by mul",
     ),
     "noise": (lambda: Own(lambda self, x: x + torch.randn_like(x)), "randn_like draws random numbers"),
     "no gradient": (lambda: Own(without_gradient), "relu with gradients switched off"),
