@@ -85,14 +85,17 @@ class Timed:
     Attributes:
         all_data_s: Its training on all data [s].
         validation_s: Its validation [s].
+        end_s: The end of a training, with the interval of the last score [s].
     """
 
     all_data_s: float
     validation_s: float
+    end_s: float
 
     def seconds(self, epochs: Epochs) -> float:
-        """Time of so many epochs [s]."""
-        return self.all_data_s * epochs.whole_epochs + self.validation_s * epochs.epochs
+        """Time of so many trainings with their epochs [s]."""
+        of_epochs = self.all_data_s * epochs.whole_epochs + self.validation_s * epochs.epochs
+        return of_epochs + self.end_s * epochs.trainings
 
 
 @dataclass(frozen=True)
@@ -293,12 +296,15 @@ def _time(study: Study, task: Task, network: Network, settings: dict[str, Option
     shares = [min(1.0, images / examples) for images in TIMED_IMAGES]
     if shares[0] == shares[1]:
         shares = [0.5, 1.0]
-    low_s, high_s = (_second_epoch_s(study, network, settings, share) for share in shares)
+    (low_s, _), (high_s, end_s) = (_second_epoch_s(study, network, settings, share) for share in shares)
     all_data_s = max(0.0, high_s - low_s) / (shares[1] - shares[0])
-    return Timed(all_data_s, max(0.0, high_s - shares[1] * all_data_s))
+    return Timed(all_data_s, max(0.0, high_s - shares[1] * all_data_s), end_s)
 
 
-def _second_epoch_s(study: Study, network: Network, settings: dict[str, Option], share: float) -> float:
+def _second_epoch_s(
+    study: Study, network: Network, settings: dict[str, Option], share: float
+) -> tuple[float, float]:
+    """Time of the second of two epochs, and of what comes after it [s]."""
     ends_s: list[float] = []
 
     def ended(epoch: int, score: float) -> bool:
@@ -317,7 +323,7 @@ def _second_epoch_s(study: Study, network: Network, settings: dict[str, Option],
     train(job, ended)
     if len(ends_s) < 2:
         raise TrainingError(network.fingerprint, "the task's own training ended after less than two epochs")
-    return ends_s[1] - ends_s[0]
+    return ends_s[1] - ends_s[0], time.process_time() - ends_s[-1]
 
 
 def _words(seconds: float) -> str:

@@ -94,7 +94,6 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
         score_title(problem, "test"),
         "p90 latency",
         "size",
-        "parameters",
         "confirmed",
         "verdict",
     ):
@@ -106,7 +105,6 @@ def _front_table(front: Any, target: Target, problem: Problem) -> Table:
             table.score_cell(row, problem.metric, "test"),
             "{latency_p90_ms:.3g} [{latency_p90_ms_low:.3g}, {latency_p90_ms_high:.3g}] ms".format(**row),
             show("size", row["size_bytes"]),
-            show("parameters", row["parameters"]),
             "yes" if row["confirmed"] else "no",
             str(row["verdict"]),
         )

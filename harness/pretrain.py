@@ -2,7 +2,8 @@
 
 Stored: kind ``pretrained``, key ``supernet`` (plan, weights as a checkpoint, losses, seconds), and kind
 ``correlated``, key 0 to ``correlate - 1``: random networks with the score of their part of the shared weights
-and the score of a training of their own.  A stage that the store has is not run again.
+and the score of a training of their own; ``not_correlated`` with the reason where one of the two failed.  A
+stage that the store has is not run again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness.pretrain_plan import Pretraining
 from harness.resumption import task_hashes
 from harness.rig import Rig
 from results.codec import to_json
-from results.errors import StoreError
+from results.errors import CandidateError, StoreError
 from results.records import Architecture
 from results.weight_sharing import misranking
 from search.supernet import Supernet
@@ -91,15 +92,21 @@ def _correlate(rig: Rig, wanted: Pretraining, supernet: Supernet) -> None:
     """Scores random networks under shared weights and trained alone, those that the store lacks."""
     rng = np.random.default_rng((rig.study.seed, 17))
     drawn = [rig.space.sample(rng) for _ in range(wanted.correlate)]
-    missing = [i for i in range(len(drawn)) if rig.run.get("correlated", str(i)) is None]
+    done = {int(r.key) for kind in ("correlated", "not_correlated") for r in rig.run.records(kind)}
+    missing = [i for i in range(len(drawn)) if i not in done]
     if missing:
         rig.watcher.stage(f"pretrain: {len(missing)} networks trained alone, to be compared")
     alone = {i: _alone(rig, drawn[i], i) for i in missing}
     for i, future in alone.items():
         network = rig.space.build(drawn[i])
-        with rig.host.busy():
-            shared = path_score(supernet, network, rig.task)
-        result = future.result()
+        try:
+            with rig.host.busy():
+                shared = path_score(supernet, network, rig.task)
+            result = future.result()
+        except CandidateError as error:
+            rig.watcher.note(f"  random network {i} is not compared: {error}")
+            rig.run.append("not_correlated", str(i), {"error": str(error)})
+            continue
         body = {
             "architecture": to_json(drawn[i]),
             "shared": to_json(shared),

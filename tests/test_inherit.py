@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,24 @@ def test_a_supernet_is_trained_once_and_compared_with_trainings_alone(
     assert "2 epochs, uniform sampling" in text
     assert "those of 5 random networks trained alone for 1 epochs each" in text
     assert f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]" in text
+    rig.store.close()
+
+
+def test_a_network_that_cannot_be_scored_is_left_out_of_the_comparison(
+    pretrained: Path, pool: TrainingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pretrained, tmp_path / "again")
+    more = study(pretrain={**PRETRAIN, "correlate": 7})
+    rig = rig_of(tmp_path / "again", more, pool)
+
+    def undefined(*args: object) -> Score:
+        raise TrainingError("candidate", "the metric 'own' gave nan")
+
+    monkeypatch.setattr("harness.pretrain.path_score", undefined)
+    for _ in range(2):
+        pretrain(rig)
+        assert [r.key for r in rig.run.records("not_correlated")] == ["5", "6"]
+        assert len(rig.run.records("correlated")) == 5
     rig.store.close()
 
 

@@ -196,7 +196,8 @@ precision = ["fp32", "int8"]
 def test_a_metric_that_is_undefined_on_the_test_split_leaves_the_front_on_validation(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(TASK)
     (tmp_path / "study.toml").write_text(STUDY.format(task=tmp_path / "task.py"))
-    (tmp_path / "lab.toml").write_text(f'[devices.desk]\nconnection = "local"\npython = "{sys.executable}"\n')
+    board = f'connection = "local"\npython = "{sys.executable}"\ndirectory = "{tmp_path}/board"\n'
+    (tmp_path / "lab.toml").write_text(f"[devices.desk]\n{board}")
     runs = ["--lab", str(tmp_path / "lab.toml"), "--runs", str(tmp_path / "runs")]
     assert cli.main(["search", str(tmp_path / "study.toml"), *runs]) == 0
     folder = tmp_path / "runs" / "own"
