@@ -266,7 +266,7 @@ def _or_refuted(rig: Rig, member: Member, step: Callable[[], T]) -> T | None:
 
 
 def _score(rig: Rig, board: Board, member: Member, file: Exported) -> None:
-    """The accuracy that the board itself reaches on a sample of the validation split; a replay has none."""
+    """The score that the board itself reaches on a sample of the validation split; a replay has none."""
     key = f"{member.evaluation.trial.number}/{member.target.name}"
     if board.origin == "replayed" or rig.study.check_outputs == "none" or rig.run.get("scored_on_board", key):
         return

@@ -28,6 +28,7 @@ from results.records import (
 from results.regression import Finding, Watch, baseline, confirmed, examine
 from results.statistics import agent_logs, judge, value
 from results.store import Run
+from results.units import si_unit
 
 Outcome = Literal[
     "fine",
@@ -308,6 +309,7 @@ def row(night: str, judged: Judged) -> dict[str, Any]:
         "shift": None if judged.outcome in ("unmeasured", "not judged", "learning") else judged.finding.shift,
         "p": judged.finding.p if judged.outcome in ("fine", "unconfirmed", "regression") else None,
         "history_nights": judged.finding.nights,
+        "unit": si_unit(metric),
         "figure": figure.value if figure else None,
         "figure_low": figure.low if figure else None,
         "figure_high": figure.high if figure else None,

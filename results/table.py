@@ -116,7 +116,7 @@ def _judged_columns(trial: TrialRecords, problem: Problem) -> dict[str, Any]:
 
 
 def _levels(known: History) -> dict[int, str]:
-    """Of each trained trial whether it may be ranked: ``full``, or at which lower level its accuracy is."""
+    """Of each trained trial whether it may be ranked: ``full``, or at which lower level its score is."""
     full, reached = fully_trained(known), levels(t.trial for t in known.trials)
     names = {}
     for trial in known.trials:

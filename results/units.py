@@ -68,6 +68,11 @@ def score_column(metric: str, where: Where) -> str:
     return f"{slug or 'metric'}_{where}"
 
 
+def si_unit(metric: str) -> str:
+    """Unit of a figure of a metric that is not scaled for a reader; empty for a count."""
+    return {"latency": "s", "energy": "J", "peak": "bytes", "size": "bytes"}.get(metric.partition("_")[0], "")
+
+
 def cost_column(metric: str) -> tuple[str, float]:
     """Column of a cost, with its unit, and what a figure in SI units is multiplied by to stand there."""
     unit, scale = _COLUMN_UNITS.get(metric, ("", 1.0))

@@ -9,10 +9,10 @@ is section 3.3 of the first).
 
 What differs here, and why:
 
-* One of ``reduction`` of a rung goes on, but which ones does not follow from accuracy alone, nor from ranks:
+* One of ``reduction`` of a rung goes on, but which ones does not follow from the score alone, nor from ranks:
   it is those that keep the limits and of which most is expected for the front (:mod:`search.promotion`),
-  costs being those measured on the boards.  A network that is cheap enough to be on the front with a low
-  accuracy is promoted for that.
+  costs being those measured on the boards.  A network that is cheap enough to be on the front with a poor
+  score is promoted for that.
 * Every rung is a short training of its own, whose learning rate comes down to nothing: such runs tell the
   final order far better than early epochs of a long one (rank correlation 0.79 against 0.37 where we
   measured).  A promoted network goes through another whole cycle, from its weights.
@@ -26,7 +26,7 @@ What differs here, and why:
 * A rung that certainly does not predict the next is raised: new candidates begin at the next one, and nothing
   is promoted out of it any more.
 
-The strategy within sees one trial per candidate, at the full fidelity, with the accuracy of the highest rung
+The strategy within sees one trial per candidate, at the full fidelity, with the score of the highest rung
 that it reached, raised by what the networks trained at both rungs gained between them (on the scale of log
 odds; median): modelled figures, for choosing alone.
 """
@@ -184,8 +184,8 @@ class SuccessiveHalving(strategy.Strategy):
         to_beat = bar(evaluation, self._whole(), self.problem)
         if to_beat is None:
             return False
-        maximise = self.problem.objectives[0].maximise
-        return chance(evaluation.accuracy["fp32"], to_beat, gains, maximise=maximise) < self.ladder.level
+        score, maximise = evaluation.accuracy["fp32"], self.problem.maximise
+        return chance(score, to_beat, gains, maximise=maximise) < self.ladder.level
 
     def _is_known(self, bracket: int, rung: int) -> bool:
         """Whether enough networks of a rung are known to tell the best."""

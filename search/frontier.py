@@ -1,6 +1,7 @@
 """What counts as better: losses of metrics, and the feasible front that is to be improved.
 
-The first objective (accuracy) is modelled as the logarithm of its error, costs as their logarithm.
+The first objective is modelled as the logarithm of its error where it is a share or an error, else as it is;
+costs as their logarithm.
 """
 
 from __future__ import annotations

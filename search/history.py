@@ -65,7 +65,7 @@ class History:
 
     def __init__(self, space: SearchSpace, problem: Problem) -> None:
         if not problem.objectives:
-            raise ConfigError("a search needs at least one objective; the first is the accuracy")
+            raise ConfigError("a search needs at least one objective; the first is the task's metric")
         self.space = space
         self.problem = problem
         self.metrics = tuple(
@@ -84,7 +84,7 @@ class History:
 
         Raises:
             ConfigError: If its architecture is not of the space, its trial was told before, or its
-                accuracy is not a finite number.
+                score is not a finite number.
         """
         trial = evaluation.trial
         if trial.number in self._numbers:
@@ -98,7 +98,7 @@ class History:
         for precision, score in evaluation.accuracy.items():
             if not math.isfinite(score.value):
                 raise ConfigError(
-                    f"trial {trial.number}: accuracy {precision} is {score.value}; "
+                    f"trial {trial.number}: {self.problem.metric} in {precision} is {score.value}; "
                     "a training that gives no number is told as failed"
                 )
         outcome = self._read(evaluation)

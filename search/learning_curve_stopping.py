@@ -1,12 +1,12 @@
 """Ends trainings that will hardly reach the front at their measured cost; around any strategy.
 
-A network is on the front only if it is more accurate than everything that costs no more.  Its costs are
-measured before it is trained, so the accuracy that it has to beat is known, and after a few epochs its curve
+A network is on the front only if its score is better than that of everything that costs no more.  Its costs
+are measured before it is trained, so the score that it has to beat is known, and after a few epochs its curve
 says how probable it is that it will (:mod:`search.learning_curve`).  Once that probability falls below a
 stated level the training is ended.
 
 What is decided about a trial follows from those alone that were told when it was asked for (their number is
-in its note), not from who happened to be ready sooner.  The strategy within is told the accuracy that the
+in its note), not from who happened to be ready sooner.  The strategy within is told the score that the
 curve would have ended at; such modelled figures are for choosing, and enter no front.
 """
 
@@ -35,9 +35,9 @@ class Forecast:
     """What a curve promises.
 
     Attributes:
-        bar: Accuracy of the best network that costs no more.
+        bar: Score of the best network that costs no more.
         ends: Where the curve will end, with its 90 % interval; modelled.
-        probability: That it ends above the bar.
+        probability: That it ends better than the bar.
     """
 
     bar: float
@@ -71,7 +71,7 @@ class StopsEarly(strategy.Strategy):
         return replace(proposal, note={**proposal.note, _TOLD: len(self._told)})
 
     def tell(self, evaluation: Evaluation) -> None:
-        """Tells the strategy within, of an ended training with the accuracy that it would have reached."""
+        """Tells the strategy within, of an ended training with the score that it would have reached."""
         told = evaluation
         if evaluation.stopped:
             forecast = self.forecast(evaluation, evaluation.learning_curve)
@@ -105,7 +105,7 @@ class StopsEarly(strategy.Strategy):
         if to_beat is None or mixture is None:
             return None
         above = mixture.probability_above(to_beat.value)
-        probability = above if self.problem.objectives[0].maximise else 1.0 - above
+        probability = above if self.problem.maximise else 1.0 - above
         return Forecast(to_beat.value, mixture.interval(), probability)
 
     def _predictor(self, trial: Trial, whole: Sequence[Evaluation]) -> CurvePredictor:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from devices.board_agent import SessionResult
@@ -17,14 +19,17 @@ from devices.replay import ReplayAgent
 from harness import cli, config, plugins
 from harness.config import STORE
 from harness.speedups import accelerated
-from results import plots
-from results.evaluations import history
+from results import plots, table
+from results.codec import from_json, to_json
+from results.evaluations import history, stored_problem
 from results.fidelity import levels
+from results.pareto import fronts, hypervolume
 from results.promise import chance
 from results.records import (
     Artifact,
     Conditions,
     Evaluation,
+    Interval,
     Metric,
     Plan,
     Problem,
@@ -36,10 +41,13 @@ from results.records import (
     Trial,
 )
 from results.store import Store
+from results.units import score, score_column
 from search.learning_curve import CurvePredictor, extrapolate
 from search.network import costs
 from search.strategy import Strategy
 from search.training_pool import TrainingPool
+from tests.fixtures_results import PI, ask, make_measurement, make_session, measured, told, trained
+from tests.fixtures_results import config as run_config
 from tests.test_fidelity import FULL, SPACE, quality
 from tests.test_speedups import named
 
@@ -136,6 +144,82 @@ def test_the_chance_of_a_gain_has_no_unit(unit: float) -> None:
     t = math.sqrt(3) / 2  # (0.7 - 0.4 - 0.25) / (0.05 * sqrt(1 + 1 / 3)), Student's with 2 degrees of freedom
     assert found == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)))
     assert chance(score, bar, [0.0, 0.0, 0.0], maximise=unit > 0) == 0.0
+
+
+FIGURES = st.lists(
+    st.lists(st.floats(-1e4, 1e4, allow_nan=False), min_size=2, max_size=2), min_size=1, max_size=12
+)
+
+
+@given(FIGURES, st.floats(0, 10))
+def test_fronts_of_a_mirrored_metric_are_the_same(values: list[list[float]], half: float) -> None:
+    plain = [[Interval(x - half, x, x + half) for x in row] for row in values]
+    mirrored = [[Interval(-a.high, -a.value, -a.low), b] for a, b in plain]
+    assert fronts(plain, [True, False]) == fronts(mirrored, [False, False])
+    worst = [min(a for a, _ in values) - 1, max(b for _, b in values) + 1]
+    volume = hypervolume(values, worst, [True, False])
+    turned = [[-a, b] for a, b in values]
+    assert hypervolume(turned, [-worst[0], worst[1]], [False, False]) == pytest.approx(volume)
+
+
+# --------------------------------------------------------------------------- names and columns
+
+
+@pytest.mark.parametrize(
+    ("metric", "column"),
+    [
+        ("accuracy", "accuracy_test"),
+        ("mean absolute error", "mean_absolute_error_test"),
+        ("Mean |error| [deg]", "mean_error_deg_test"),
+        ("=F1-score", "f1_score_test"),
+        ("%", "metric_test"),
+    ],
+)
+def test_a_column_is_the_metrics_name(metric: str, column: str) -> None:
+    assert score_column(metric, "test") == column
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "latency_p90_ms", "board", "precision", "trial", "verdict"])
+def test_no_metrics_columns_are_those_of_anything_else(metric: str) -> None:
+    columns = table.front_columns(metric)
+    assert len(set(columns)) == len(columns)
+
+
+def test_a_run_from_before_the_metric_was_stored_is_ranked_as_its_task_says() -> None:
+    old = run_config((PI,), ())
+    del old["problem"]["metric"]
+    assert (stored_problem(old).metric, stored_problem(old).maximise) == ("accuracy", True)
+    old["task"] |= {"metric": "error", "maximise": False}
+    found = stored_problem(old)
+    assert (found.metric, found.maximise, found.better) == ("error", False, "lower")
+    assert found.objectives[1:] == from_json(Problem, old["problem"]).objectives[1:]
+    del old["task"]
+    assert stored_problem(old) == from_json(Problem, old["problem"])
+
+
+def test_a_trials_score_is_of_the_worst_precision_of_its_targets(tmp_path: Path) -> None:
+    eight = Target("pi5", "tflite", "int8")
+    for maximise, worst in ((True, "int8"), (False, "fp32")):
+        configured = run_config((PI, eight), ())
+        objective = Metric("accuracy", (PI.name, eight.name), maximise=maximise)
+        configured["problem"] = to_json(Problem((objective, Metric("macs")), metric="share"))
+        with Store.open(tmp_path / f"{worst}.sqlite") as store:
+            run = store.begin("demo", configured)
+            ask(run, 0)
+            for target in (PI, eight):
+                measured(run, 0, make_measurement([make_session([0.004] * 20)], target=target))
+            trained(run, 0, 0.9)
+            run.append("scored", "0", {"accuracy": {"int8": to_json(Score(0.8, 1000))}})
+            told(run, 0)
+            (row,) = table.trials(run).to_dict("records")
+        assert (row["share_validation"], row["precision"]) == (0.8 if maximise else 0.9, worst)
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"), [(0.8534, "0.853"), (0.0, "0.000"), (-7123.4, "-7123"), (0.000123456, "0.0001235")]
+)
+def test_scores_of_any_size_are_shown_in_enough_digits(figure: float, text: str) -> None:
+    assert score(figure) == text
 
 
 # --------------------------------------------------------------------------- whole studies
