@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from devices.agent_replies import BoardFacts
 from harness.calibration import calibrate, plausible
 from harness.export import Exported, export, run_on_host
+from harness.file_metadata import NONE, Metadata
 from harness.folding import Weights
 from harness.proof import Proof, Trained, prove
 from harness.quantization import Calibration, CalibrationPlan
@@ -78,14 +79,14 @@ def keeps_limits(network: Network, targets: Iterable[Target], limits: Iterable[L
     return not sizes and all(found.get(x.metric.name, 0.0) <= x.upper for x in limits)
 
 
-def untrained_file(network: Network, weights: Weights, kind: Kind) -> Exported:
+def untrained_file(network: Network, weights: Weights, kind: Kind, metadata: Metadata = NONE) -> Exported:
     """A file with initial weights, as good as the trained one to measure latency with; its record says so.
 
     Raises:
         ExportError: If the format cannot express the network.
     """
     calibration = plausible(network, weights) if kind.precision == "int8" else None
-    file = export(network, weights, *kind, calibration=calibration)
+    file = export(network, weights, *kind, calibration=calibration, metadata=metadata)
     return replace(file, artifact=replace(file.artifact, weights=UNTRAINED))
 
 
@@ -121,13 +122,22 @@ class TrainedFiles:
         weights: Its trained weights.
         task: What it learnt; its training images are what int8 is calibrated on.
         plan: How.
+        metadata: What the files say of themselves.
     """
 
-    def __init__(self, network: Network, weights: Weights, task: Task, plan: CalibrationPlan) -> None:
+    def __init__(
+        self,
+        network: Network,
+        weights: Weights,
+        task: Task,
+        plan: CalibrationPlan,
+        metadata: Metadata = NONE,
+    ) -> None:
         self._network = network
         self._weights = weights
         self._task = task
         self._plan = plan
+        self._metadata = metadata
         self.file = cache(self._file)
 
     @cached_property
@@ -144,7 +154,8 @@ class TrainedFiles:
         Raises:
             ExportError: If the format or precision cannot express the network.
         """
-        return export(self._network, self._weights, *kind, calibration=self._calibration(kind))
+        calibration = self._calibration(kind)
+        return export(self._network, self._weights, *kind, calibration=calibration, metadata=self._metadata)
 
     def prove(self, kind: Kind, images: NDArray[np.float32], logits: NDArray[np.float32]) -> Proof:
         """Proves a file on images with PyTorch's logits of them; errors as :func:`harness.proof.prove`."""

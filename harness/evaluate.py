@@ -124,7 +124,7 @@ class Evaluator:
         require_host_room(network)
         weights = initial_weights(network, self.rig.study.seed)
         kinds = kinds_of(self.rig.targets_of(known.trial))
-        files = {kind: untrained_file(network, weights, kind) for kind in kinds}
+        files = {kind: untrained_file(network, weights, kind, self.rig.metadata) for kind in kinds}
         known.network |= {kind.size_key: float(file.artifact.size_bytes) for kind, file in files.items()}
         self._built(known, network)
         return files

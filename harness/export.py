@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import plugins
+from harness.file_metadata import NONE, Metadata
 from harness.folding import Weights
 from harness.quantization import Calibration
 from results.codec import digest
@@ -56,6 +57,7 @@ class Exporter(Protocol):
         precision: str = "fp32",
         calibration: Calibration | None = None,
         batch: int = 1,
+        metadata: Metadata = NONE,
     ) -> bytes:
         """The file; equal arguments give equal bytes."""
 
@@ -110,6 +112,7 @@ def export(
     *,
     calibration: Calibration | None = None,
     batch: int = 1,
+    metadata: Metadata = NONE,
 ) -> Exported:
     """Writes a network as a file and has the format's own checker look at it.
 
@@ -120,6 +123,7 @@ def export(
         precision: One that the exporter writes.
         calibration: Ranges of the tensors, for int8 and only for that.
         batch: Fixed number of images that the file takes at a time.
+        metadata: What the file says of itself; not part of the artifact's ``graph``.
 
     Raises:
         ConfigError: For a format or precision that there is not, or int8 without ranges.
@@ -134,7 +138,9 @@ def export(
     if batch < 1:
         raise ConfigError(f"a file takes at least 1 image at a time, got batch = {batch}")
     _check_size(network)
-    data = exporter.write(network, weights, precision=precision, calibration=calibration, batch=batch)
+    data = exporter.write(
+        network, weights, precision=precision, calibration=calibration, batch=batch, metadata=metadata
+    )
     exporter.check(data)
     variant = [calibration.symmetric, calibration.integer_io] if calibration is not None else []
     artifact = Artifact(

@@ -115,7 +115,9 @@ def _networks(
 
 def _measured_on(rig: Rig, network: Network, target: Target) -> Measurement:
     with rig.host.busy():
-        file = untrained_file(network, initial_weights(network, rig.study.seed), kind_of(target))
+        file = untrained_file(
+            network, initial_weights(network, rig.study.seed), kind_of(target), rig.metadata
+        )
     board = rig.boards[target.device]
     require_room(file.artifact, board.facts, costs(network).activation_bytes)
     in_virtual_time = board.facts.emulated.endswith("virtual-time")

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.board import Board, Stopped
+from harness.deployment import TrainedFiles
+from harness.file_metadata import FILE_METADATA, NONE, Metadata
 from harness.host import Host
 from harness.progress import Watcher
 from harness.study import Study, problem_of
@@ -19,6 +21,7 @@ from results.statistics import Spread
 from results.store import Run, Store
 from search.host_memory import is_out_of_memory
 from search.joint import targets_of
+from search.network import Network
 from search.space import SearchSpace
 from search.tasks import Task
 from search.training_queue import TrainingQueue
@@ -88,6 +91,16 @@ class Rig:
     def targets_of(self, trial: Trial) -> tuple[Target, ...]:
         """Where a trial is measured, the cheapest first: on all targets but those that it did not choose."""
         return targets_of(self.space, trial.proposal.architecture, self.order or self.study.targets)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the model files of the run say of themselves."""
+        found: Metadata = self.run.config.get(FILE_METADATA, NONE)
+        return found
+
+    def trained_files(self, network: Network, weights: Weights) -> TrainedFiles:
+        """The files of a network with trained weights."""
+        return TrainedFiles(network, weights, self.task, self.study.calibration, self.metadata)
 
     def screen_plan(self, target: Target) -> Plan:
         """The plan of a screen, leaning on the spread that the target showed before."""

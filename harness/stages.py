@@ -18,6 +18,7 @@ from harness.exit_codes import Exit
 from harness.export import Exported
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
+from harness.model_notes import write_notes
 from harness.prepare import prepare
 from harness.pretrain import pretrain
 from harness.prove import score_on_board
@@ -300,7 +301,7 @@ def trained_files(rig: Rig, evaluation: Evaluation) -> TrainedFiles:
     """The files of a trained trial, written from its checkpoint."""
     network = rig.space.build(evaluation.trial.proposal.architecture)
     weights = checkpoints.unpack(rig.store.blob(evaluation.checkpoint or ""))
-    return TrainedFiles(network, weights, rig.task, rig.study.calibration)
+    return rig.trained_files(network, weights)
 
 
 def _test(rig: Rig, number: int) -> None:
@@ -352,7 +353,7 @@ def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
     """
     if models.is_symlink():
         raise StoreError(f"{models} is a link; remove it: a run writes nothing outside its folder")
-    known, refused = known_hashes(rig.run), []
+    known, refused, written = known_hashes(rig.run), [], []
     for evaluation in evaluations(rig.run):
         number = evaluation.trial.number
         if number in winners:
@@ -362,11 +363,12 @@ def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
                 path = models / f"trial{number}{tail}.{kind.file_format}"
                 measured = known.get((str(number), kind), set())
                 if keep_or_write(path, partial(files.file, kind), measured):
-                    continue
-                if measured:
+                    written.append((number, kind, path))
+                elif measured:
                     refused.append(path)
                 else:
                     rig.watcher.note(f"  {path} is left as it is: it would be written in other bytes now")
+    write_notes(models, history(rig.run), rig.task, written)
     if refused:
         raise StoreError(
             f"not written, for they would not be what was measured: {', '.join(map(str, refused))}; "

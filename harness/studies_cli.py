@@ -13,6 +13,7 @@ from devices.registry import Lab
 from harness import config, speedups, stages, terminal
 from harness.config import STORE
 from harness.exit_codes import Exit
+from harness.file_metadata import FILE_METADATA, metadata_of
 from harness.host_trust import ask_secret
 from harness.outcome import exit_code, outcome_json, print_outcome
 from harness.preflight import look_at
@@ -138,6 +139,7 @@ def run_config(study: Study, task: Task, space: SearchSpace) -> dict[str, Any]:
             "credits": " ".join(task.credits),
             "normalisation": to_json(task.splits().train.normalisation),
         },
+        FILE_METADATA: dict(metadata_of(task)),
         "seed": study.seed,
         "fidelity": to_json(study.fidelity),
         "space": {"name": space.name, "fingerprint": space.fingerprint},

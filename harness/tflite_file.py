@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import flatbuffers
@@ -103,15 +104,30 @@ class TfliteFile:
         self._operators.append(_Operator(number, tuple(inputs), output, options, fields))
         return output
 
-    def pack(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
-        """The file, with the tensors that are its inputs and outputs."""
-        size = sum(len(data) + 64 for data in self._buffers)
+    def pack(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
+        """The file.
+
+        Args:
+            inputs: Tensors that are its inputs.
+            outputs: Tensors that are its outputs.
+            metadata: Texts by name, each in a buffer of its own that the model's ``metadata`` points to.
+        """
+        first = len(self._buffers)
+        held = [*self._buffers, *(text.encode() for text in metadata.values())]
+        size = sum(len(data) + 64 for data in held) + 128 * len(metadata)
         size += sum(12 * len(tensor.affine.scales) for tensor in self._tensors if tensor.affine)
         builder = flatbuffers.Builder(size + 256 * (len(self._tensors) + len(self._operators)) + 1024)
-        buffers = _vector(builder, [_buffer(builder, data) for data in self._buffers])
+        buffers = _vector(builder, [_buffer(builder, data) for data in held])
         subgraph = self._subgraph(builder, inputs, outputs)
         codes = _vector(builder, [_operator_code(builder, *code) for code in self._codes])
         subgraphs = _vector(builder, [subgraph])
+        entries = [_metadata(builder, name, first + number) for number, name in enumerate(metadata)]
+        named = _vector(builder, entries) if entries else None
         description = builder.CreateString("boardwise")
         tflite.ModelStart(builder)
         tflite.ModelAddVersion(builder, _SCHEMA_VERSION)
@@ -119,6 +135,8 @@ class TfliteFile:
         tflite.ModelAddSubgraphs(builder, subgraphs)
         tflite.ModelAddDescription(builder, description)
         tflite.ModelAddBuffers(builder, buffers)
+        if named is not None:
+            tflite.ModelAddMetadata(builder, named)
         builder.Finish(tflite.ModelEnd(builder), IDENTIFIER)
         return bytes(builder.Output())
 
@@ -160,6 +178,14 @@ def _buffer(builder: Any, data: bytes) -> int:
     if vector is not None:
         tflite.BufferAddData(builder, vector)
     return _end(tflite.BufferEnd, builder)
+
+
+def _metadata(builder: Any, name: str, buffer: int) -> int:
+    text = builder.CreateString(name)
+    tflite.MetadataStart(builder)
+    tflite.MetadataAddName(builder, text)
+    tflite.MetadataAddBuffer(builder, buffer)
+    return _end(tflite.MetadataEnd, builder)
 
 
 def _tensor(builder: Any, tensor: _Tensor) -> int:

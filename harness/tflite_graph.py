@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from tflite import ActivationFunctionType, BuiltinOperator, Padding
 
+from harness.file_metadata import NONE, Metadata
 from harness.folding import Operation, fuses
 from harness.quantization import PROBABILITY, Quantization, Scale
 from harness.tflite_padding import NO_PADDING, is_same, needed_padding, shares_inside
@@ -87,9 +88,9 @@ class TfliteGraph(TfliteTensors):
             self._tensors[operation.name] = self._add(operation)
         self._leave()
 
-    def pack(self) -> bytes:
-        """The file."""
-        return self._file.pack([self._first], [self._last])
+    def pack(self, metadata: Metadata = NONE) -> bytes:
+        """The file, with metadata by name."""
+        return self._file.pack([self._first], [self._last], metadata)
 
     # ------------------------------------------------------------------ operations
 

@@ -42,7 +42,7 @@ class Prover:
         bodies: dict[Kind, dict[str, Any]] = {kind: body for kind, body in stored.items() if body is not None}
         unchecked = targets if self.rig.study.check_outputs == "all" else ()
         if len(bodies) < len(kinds) or not all(is_checked(self.rig, known.trial, t) for t in unchecked):
-            files = TrainedFiles(network, weights, self.rig.task, self.rig.study.calibration)
+            files = self.rig.trained_files(network, weights)
             with self.rig.host.busy():
                 images = self.rig.task.splits().validation.take(CHECKED_IMAGES)
                 logits = predict(network, weights, images)

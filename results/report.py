@@ -73,7 +73,10 @@ def report(
         sections += _target(known, target)
     sections += [*across_targets(known), *deployments(known), *relaxation(known, pretrained)]
     sections += [*speedups(known, pretrained), *sharing]
-    return "\n\n".join([*sections, *_failures(known), *_reading(known), *_provenance(known)]) + "\n"
+    return (
+        "\n\n".join([*sections, *_models(known), *_failures(known), *_reading(known), *_provenance(known)])
+        + "\n"
+    )
 
 
 # --------------------------------------------------------------------------- what was searched
@@ -307,6 +310,18 @@ def _measured(found: Sequence[Candidate], here: pd.DataFrame, before_training: s
 # --------------------------------------------------------------------------- the rest
 
 
+def _models(known: History) -> list[str]:
+    normalisation = known.config.get("task", {}).get("normalisation")
+    if not normalisation:
+        return []
+    mean, std = (", ".join(f"{x:.6g}" for x in normalisation[name]) for name in ("mean", "std"))
+    return [
+        "## The models",
+        f"Inputs: `(stored value - mean) / std`, per channel: mean {mean}, std {std}. The winners' files are "
+        "in `models/`, with the names of their classes and how to use them in `models/README.md`.",
+    ]
+
+
 def _failures(known: History) -> list[str]:
     rows = []
     for failure in failures(known):
@@ -347,10 +362,4 @@ def _provenance(known: History) -> list[str]:
         lines.append(f"- From {iso(min(times))} to {iso(max(times))}")
     credits = config.get("task", {}).get("credits") or []
     lines += [f"- Data: {escape(text)}" for text in ([credits] if isinstance(credits, str) else credits)]
-    normalisation = config.get("task", {}).get("normalisation")
-    if normalisation:
-        mean, std = (", ".join(f"{x:.6g}" for x in normalisation[name]) for name in ("mean", "std"))
-        lines.append(
-            f"- Inputs of the models: `(stored value - mean) / std`, per channel: mean {mean}, std {std}"
-        )
     return ["## Provenance", "\n".join(lines)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from results.errors import DataError, unknown_name
 from search import digits_in_photos as photos
 from search.array_cache import Arrays, cached_arrays
 from search.arrays import Dealing, splits_of
-from search.image_folder import image_folder
+from search.image_folder import class_names, image_folder
 from search.task_file import task_file
-from search.tasks import SPLIT_NAMES, Augmentation, Normalisation, Split, Splits, Task
+from search.tasks import SPLIT_NAMES, Augmentation, Normalisation, Split, Splits, Task, numbered
 
 _DEALING = tuple(field.name for field in fields(Dealing))
 _AUGMENTATION = tuple(field.name for field in fields(Augmentation))
@@ -80,7 +80,7 @@ def _digits() -> Task:
     credit = (
         "Digits: Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak, UCI), in scikit-learn."
     )
-    return Task("digits", 10, splits, (credit,), augmentation=Augmentation(shift=1))
+    return Task("digits", 10, splits, (credit,), augmentation=Augmentation(shift=1), class_names=numbered(10))
 
 
 def _scikit_learn_digits() -> Arrays:
@@ -98,7 +98,14 @@ def _digits_in_photos() -> Task:
         labels = arrays[f"y_{name}"]
         variants = len(labels) // len(arrays[f"digit_{name}"])
         splits[name] = Split(arrays[f"x_{name}"], labels, normalisation, variants)
-    return Task("digits_in_photos", 10, Splits(**splits), photos.CREDITS, augmentation=Augmentation(shift=1))
+    return Task(
+        "digits_in_photos",
+        10,
+        Splits(**splits),
+        photos.CREDITS,
+        augmentation=Augmentation(shift=1),
+        class_names=numbered(10),
+    )
 
 
 _BUILT_IN = {"digits": _digits, "digits_in_photos": _digits_in_photos}
@@ -109,7 +116,8 @@ _BUILT_IN = {"digits": _digits, "digits_in_photos": _digits_in_photos}
 
 def _from_folder(path: Path, options: Mapping[str, Any]) -> Task:
     _only(options, ("size", "channels", *_DEALING, *_AUGMENTATION), str(path))
-    return _classification(path, image_folder(path, **_picked(options, ("size", "channels"))), options)
+    arrays = image_folder(path, **_picked(options, ("size", "channels")))
+    return replace(_classification(path, arrays, options), class_names=tuple(class_names(path)))
 
 
 def _from_archive(path: Path, options: Mapping[str, Any]) -> Task:
@@ -130,4 +138,5 @@ def _from_archive(path: Path, options: Mapping[str, Any]) -> Task:
 def _classification(path: Path, arrays: Mapping[str, NDArray[Any]], options: Mapping[str, Any]) -> Task:
     splits = splits_of(arrays, str(path), Dealing(**_picked(options, _DEALING)))
     augmentation = Augmentation(**_picked(options, _AUGMENTATION))
-    return Task(path.name, int(splits.train.labels.max()) + 1, splits, augmentation=augmentation)
+    classes = int(splits.train.labels.max()) + 1
+    return Task(path.name, classes, splits, augmentation=augmentation, class_names=numbered(classes))

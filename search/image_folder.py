@@ -65,15 +65,25 @@ def _shape(size: Any) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
+def class_names(folder: Path) -> list[str]:
+    """Names of the classes, in the order of their numbers; arguments and errors as :func:`image_folder`."""
+    train = _parts(folder)["train"]
+    classes = [path.name for path in _subfolders(train)]
+    if len(classes) < 2:
+        raise DataError(f"{train}: needs a subfolder per class, at least two; has {classes}")
+    return classes
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Folders by split."""
+    parts: dict[str, Path] = {name: folder / name for name in SPLIT_NAMES if (folder / name).is_dir()}
+    return parts if "train" in parts else {"train": folder}
+
+
 def _samples(folder: Path) -> dict[str, list[Sample]]:
     """Files and classes by split."""
-    parts = {name: folder / name for name in SPLIT_NAMES if (folder / name).is_dir()}
-    if "train" not in parts:
-        parts = {"train": folder}
-    classes = [path.name for path in _subfolders(parts["train"])]
-    if len(classes) < 2:
-        raise DataError(f"{parts['train']}: needs a subfolder per class, at least two; has {classes}")
-    return {name: _labelled(part, classes) for name, part in parts.items()}
+    classes = class_names(folder)
+    return {name: _labelled(part, classes) for name, part in _parts(folder).items()}
 
 
 def _labelled(part: Path, classes: Sequence[str]) -> list[Sample]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from results.errors import ConfigError, DataError
 from search.arrays import Dealing, splits_of
-from search.tasks import Task, TaskFile
+from search.tasks import Task, TaskFile, numbered
 from search.user_code import blamed
 
 
@@ -36,9 +36,10 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
         raise DataError(f"{path}: with OUTPUTS, the targets are your own: define loss() and metric() too")
     arrays = _called(cast(TaskFile, module), options, path)
     splits = splits_of(arrays, str(path), Dealing(), outputs=outputs)
+    classes = outputs or int(splits.train.labels.max()) + 1
     return Task(
         name=path.stem,
-        classes=outputs or int(splits.train.labels.max()) + 1,
+        classes=classes,
         data=splits,
         credits=tuple(getattr(module, "CREDITS", ())),
         metric=getattr(module, "METRIC", "accuracy" if measure is None else "metric"),
@@ -47,6 +48,7 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
         measure=measure,
         whole_split=getattr(module, "WHOLE_SPLIT", False),
         trainer=trainer,
+        class_names=_class_names(module, classes, path),
     )
 
 
@@ -78,6 +80,7 @@ def _function(module: ModuleType, name: str, path: Path) -> Any:
 def _check_constants(module: ModuleType, path: Path) -> None:
     wanted = {
         "OUTPUTS": int,
+        "CLASSES": (list, tuple),
         "METRIC": str,
         "MAXIMISE": bool,
         "WHOLE_SPLIT": bool,
@@ -89,6 +92,15 @@ def _check_constants(module: ModuleType, path: Path) -> None:
     outputs = getattr(module, "OUTPUTS", None)
     if outputs is not None and (isinstance(outputs, bool) or outputs < 1):
         raise DataError(f"{path}: OUTPUTS is the number of outputs of the network, got {outputs!r}")
+
+
+def _class_names(module: ModuleType, classes: int, path: Path) -> tuple[str, ...]:
+    names = getattr(module, "CLASSES", None)
+    if names is None:
+        return numbered(classes) if getattr(module, "OUTPUTS", None) is None else ()
+    if not all(isinstance(name, str) for name in names) or len(names) != classes:
+        raise DataError(f"{path}: CLASSES is to name the {classes} outputs in order, got {names!r}")
+    return tuple(names)
 
 
 def _called(module: TaskFile, options: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

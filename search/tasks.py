@@ -53,8 +53,8 @@ class TaskFile(Protocol):
     """What the Python file of a task must define; everything else in it is optional.
 
     Optional functions: ``loss`` (:class:`Loss`), ``metric`` (:class:`Measure`) and ``train``
-    (:class:`Trainer`).  Optional constants: ``OUTPUTS``, ``METRIC``, ``MAXIMISE``, ``WHOLE_SPLIT``
-    and ``CREDITS``.  See docs/own-data.md.
+    (:class:`Trainer`).  Optional constants: ``OUTPUTS``, ``CLASSES``, ``METRIC``, ``MAXIMISE``,
+    ``WHOLE_SPLIT`` and ``CREDITS``.  See docs/own-data.md.
     """
 
     @property
@@ -166,6 +166,11 @@ class Augmentation:
             raise DataError(f"task option 'flip' is true or false, got {self.flip!r}")
 
 
+def numbered(classes: int) -> tuple[str, ...]:
+    """Names of classes that have none: their numbers."""
+    return tuple(map(str, range(classes)))
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What a network is to learn, and how it is judged.
@@ -182,6 +187,7 @@ class Task:
         measure: Value of the metric; None for accuracy.
         whole_split: Whether ``measure`` means nothing on a sample of a split, so that it has no interval.
         trainer: None for Boardwise's own recipe.
+        class_names: What the outputs stand for, in order; empty where they have no names.
     """
 
     name: str
@@ -195,6 +201,7 @@ class Task:
     measure: Measure | None = None
     whole_split: bool = False
     trainer: Trainer | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Shape:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 
+from harness.file_metadata import NONE, Metadata, with_layout
 from harness.folding import Weights, fold
 from harness.onnx_graph import OnnxGraph
 from harness.quantization import Calibration, as_convolutions, quantize
@@ -37,6 +38,7 @@ def write(
     precision: str = "fp32",
     calibration: Calibration | None = None,
     batch: int = 1,
+    metadata: Metadata = NONE,
 ) -> bytes:
     """The file of a network with its weights; equal arguments give equal bytes.
 
@@ -56,6 +58,8 @@ def write(
     body = helper.make_graph(graph.nodes, "network", inputs, outputs, graph.tensors, value_info=graph.shapes)
     opsets = [helper.make_opsetid("", _OPSET)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="boardwise")
+    if metadata:
+        helper.set_model_props(model, dict(with_layout(metadata, "NCHW")))
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

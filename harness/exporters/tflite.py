@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from harness.file_metadata import NONE, Metadata, with_layout
 from harness.folding import Weights, fold
 from harness.quantization import Calibration, as_convolutions, quantize
 from harness.tflite_file import IDENTIFIER
@@ -35,6 +36,7 @@ def write(
     precision: str = "fp32",
     calibration: Calibration | None = None,
     batch: int = 1,
+    metadata: Metadata = NONE,
 ) -> bytes:
     """The file of a network with its weights; equal arguments give equal bytes.
 
@@ -53,7 +55,7 @@ def write(
         half=precision == "fp16",
         quantization=quantization,
         integer_io=integer_io,
-    ).pack()
+    ).pack(with_layout(metadata, "NHWC"))
 
 
 def check(data: bytes) -> None:
