@@ -198,16 +198,29 @@ class _Mode(TorchFunctionMode):
         call = self._call(func, self.known(tensors))
         if call.name in _RANDOM:
             raise _by_chance(call.where, call.name)
-        if call.known:
-            return self._take(call, func, args, kwargs)
+        if call.known and call.name in DROPOUTS:
+            return self._drop(call, args, kwargs)
+        if call.known and torch.is_inference_mode_enabled():
+            raise call.refusal(_UNLEARNED)
         made = func(*args, **kwargs)
-        used = [self._parameters[id(t)] for t in tensors if id(t) in self._parameters]
-        if used and any(True for _ in _tensors(made)):
+        results = list(_tensors(made))
+        if tensors and not results and call.name not in _METADATA and not call.name.startswith("."):
             raise ArchitectureError(
-                f"{used[0]} is used by {call.name}: only layers may use parameters, and as they are (not so "
+                f"{call.where}: {call.name} reads values: what forward() does must not depend on the values "
+                f"in a tensor; {ELSEWHERE}"
+            )
+        if call.known:
+            self._take(replace(call, made=made), results, lambda: _read(call, func, args, kwargs))
+        elif results:
+            self._check_parameters(call, tensors)
+        return made
+
+    def _check_parameters(self, call: _Call, tensors: list[Tensor]) -> None:
+        for name in (self._parameters[id(each)] for each in tensors if id(each) in self._parameters):
+            raise ArchitectureError(
+                f"{name} is used by {call.name}: only layers may use parameters, and as they are (not so "
                 f"weight_norm, spectral_norm, penalties and constraints); {ELSEWHERE}"
             )
-        return made
 
     def _call(self, func: Callable[..., Any], known: dict[int, _Value]) -> _Call:
         name = getattr(func, "__name__", str(func))
@@ -280,28 +293,15 @@ class _Mode(TorchFunctionMode):
             for hook in hooks:
                 hook.remove()
 
-    def _take(self, call: _Call, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Runs a call that reads what comes of the images, and notes what it is."""
-        if call.name in DROPOUTS:
-            return self._drop(call, args, kwargs)
-        if torch.is_inference_mode_enabled():
-            raise call.refusal(_UNLEARNED)
-        made = func(*args, **kwargs)
-        call = replace(call, made=made)
-        results = list(_tensors(made))
-        if not results and call.name not in _METADATA and not call.name.startswith("."):
-            raise ArchitectureError(
-                f"{call.where}: {call.name} reads values: what forward() does must not depend on the values "
-                f"in a tensor; {ELSEWHERE}"
-            )
+    def _take(self, call: _Call, results: list[Tensor], read: Callable[[], Step]) -> None:
+        """Notes which layer made the results, or why none did: what is not used need be none."""
         if results and not self._is_same(call):
             try:
-                self._add(call, _step(call, func, args, kwargs))
+                self._add(call, read())
             except ArchitectureError as error:
                 self.refusal = self.refusal or str(error)
                 for result in results:
                     self._note(result, refusal=str(error))
-        return made
 
     def _is_same(self, call: _Call) -> bool:
         """Whether a call gave what it read, the same tensor or a copy."""
@@ -319,7 +319,7 @@ class _Mode(TorchFunctionMode):
 
     def _drop(self, call: _Call, args: Any, kwargs: Any) -> Any:
         """Notes a dropout; what it is given is handed on."""
-        step = _read(call, args, kwargs)
+        step = _read(call, None, args, kwargs)
         (source,) = step.inputs
         if not step.training or step.layer.rate == 0:  # type: ignore[union-attr]
             return source
@@ -402,14 +402,10 @@ class _Mode(TorchFunctionMode):
         return self._namespace.create_node("call_module", wanted).name
 
 
-def _step(call: _Call, func: Callable[..., Any], args: Any, kwargs: Any) -> Step:
-    if call.name not in READERS or func is torch.batch_norm:
-        raise call.refusal()
-    return _read(call, args, kwargs)
-
-
-def _read(call: _Call, args: Any, kwargs: Any) -> Step:
+def _read(call: _Call, func: Any, args: Any, kwargs: Any) -> Step:
     """The layer of a call by its reader."""
+    if call.name not in READERS or func is torch.batch_norm:  # that one has other arguments than F.batch_norm
+        raise call.refusal()
     try:
         return READERS[call.name](*args, **kwargs)
     except TypeError as error:  # the function has arguments that no layer has

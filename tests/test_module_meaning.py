@@ -114,11 +114,12 @@ def test_honoured_settings_train_as_in_pytorch(what: str) -> None:
         assert (module.eval()(images) - mine.eval()(images)).abs().max() < 1e-5
         return
     for each in (module.train(), mine.train()):
-        optimiser = torch.optim.SGD(each.parameters(), lr=0.1)
         for _ in range(3):
-            optimiser.zero_grad()
-            each(images).square().sum().backward()
-            optimiser.step()
+            weights = list(each.parameters())
+            gradients = torch.autograd.grad(each(images).square().sum(), weights)
+            with torch.no_grad():
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight -= 0.1 * gradient
     state = [v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")]
     for theirs, ours in zip(state, mine.state_dict().values(), strict=True):
         assert torch.allclose(theirs, ours, rtol=1e-3, atol=1e-4)
@@ -414,6 +415,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "detached": (lambda: Own(lambda self, x: F.relu(x.detach())), "detach is none of the layers"),
     "values": (lambda: Own(lambda self, x: x if x.max() > 0 else -x), "must not depend on the values"),
     "an item": (lambda: Own(lambda self, x: x * x.max().item()), "item reads values"),
+    "a value of its own": (
+        lambda: Own(lambda self, x: x if self.norm.num_batches_tracked < 9 else F.relu(x)),
+        "__bool__ reads values",
+    ),
+    "a value of its weights": (
+        lambda: Own(lambda self, x: x * self.linear.bias.sum().item()),
+        "linear.bias is used",
+    ),
     "NumPy": (lambda: Own(lambda self, x: torch.from_numpy(x.numpy())), "numpy reads values"),
     "written through a view": (
         lambda: Own(in_place_through_a_view),

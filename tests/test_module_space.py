@@ -39,12 +39,13 @@ class Block(nn.Module):
 def build(input_shape, classes, width=8, kernel=3, deep=False):
     return nn.Sequential(
         nn.Conv2d(input_shape[0], width, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(width),
+        nn.BatchNorm2d(width, momentum=0.05),
         nn.ReLU6(),
         *(Block(width, kernel) for _ in range(2 if deep else 1)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(width, classes),
+        nn.Dropout(0.1),
+        nn.Linear(width, classes, bias=False),
     )
 
 def fixed():
