@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.export import Exported, export
 from harness.sources import parse_shapes, source
-from harness.study import NIGHTLY, plan_of, target_of
+from harness.study import NIGHTLY, plan_of, run_name, target_of
 from results.errors import ConfigError
 from results.records import Plan, Target
 from results.settings import Settings
@@ -104,9 +104,7 @@ def read_plan(path: Path) -> NightlyPlan:
         ConfigError: Naming file, table, key, value and remedy.
     """
     top = Settings.read(path)
-    name = top.take("name", str, path.stem)
-    if not name or not all(c.isalnum() or c in "-_" for c in name) or not name.isascii():
-        raise top.error("name", f"must be made of letters, digits, - and _, got {name!r}")
+    name = run_name(top.take("name", str, path.stem), str(path))
     measurement = top.table("measurement")
     watched = top.table("thresholds")
     metrics = tuple(_texts(top, "metrics", ["latency_p50"]))

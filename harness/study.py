@@ -264,7 +264,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     by_energy = "energy" in decisive
     energy = measurement.take("energy", bool, False) or by_energy
     study = Study(
-        name=_run_name(top.take("name", str, path.stem), where),
+        name=run_name(top.take("name", str, path.stem), where),
         seed=top.take_count("seed", 0, low=0),
         trials=top.take_count("trials", TRIALS),
         task=_named(top.table("task")),
@@ -300,7 +300,12 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     return study
 
 
-def _run_name(name: str, where: str) -> str:
+def run_name(name: str, where: str) -> str:
+    """A name that can be that of a folder and of a run.
+
+    Raises:
+        ConfigError: If it cannot; names the file.
+    """
     if not _RUN_NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: name must be made of letters, digits, - and _, not begin with -, and have "

@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 
 from harness import cli
 from harness.config import STORE
-from results import scores
+from results import scores, table
 from results.codec import from_json, to_json
 from results.errors import TrainingError
 from results.evaluations import history
 from results.front import front
 from results.pareto import fronts
+from results.plots import draw
 from results.records import Interval, Score
+from results.report import report
 from results.store import Store
 from search import bootstrap
 from search.tasks import Normalisation, Split, Splits, Task
 from search.training import scored
+from tests.fixtures_results import PI, ask, config, make_measurement, make_session, measured, told
 
 Floats = NDArray[np.float32]
 
@@ -137,6 +140,30 @@ def test_a_point_without_interval_is_never_certain() -> None:
     assert found.certain == ()  # better by its value in everything, and yet not for certain
     assert found.nominal == (1,)
     assert found.possible == (0, 1)
+
+
+def test_a_stored_score_of_earlier_versions_opens_without_an_interval(tmp_path: Path) -> None:
+    """It is told in the table, the report and the picture, and nothing is certain by it."""
+    with Store.open(tmp_path / "store.sqlite") as store:
+        run = store.begin("old", config((PI,), ()))
+        for number in range(2):
+            ask(run, number)
+            session = make_session([0.004 + number / 1000])
+            measured(run, number, make_measurement([session], origin="replayed"))
+            score = {"value": 0.9 - number / 10, "examples": 100, "proportion": False}
+            body = {"accuracy": {"fp32": score}, "learning_curve": [], "checkpoint": "ab", "training_s": 1}
+            run.append("trained", str(number), body)
+            told(run, number)
+        known = history(run)
+        found = table.pareto(run, PI.name)
+    assert list(found["front"]) == ["possible", "possible"]
+    assert list(found["nominal"]) == [True, False]
+    assert found["accuracy_validation_low"].isna().all()
+    assert found["accuracy_validation_high"].isna().all()
+    text = report(known)
+    assert "0.900 [no interval]" in text
+    assert "No interval of the score of trials 0, 1: nothing was stored to derive one from." in text
+    assert "no interval of the vertical axis" in draw(known, PI.name).axes[0].get_title(loc="left")
 
 
 # --------------------------------------------------------------------------- a whole study
