@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from results.store import Store
 from search.module_graph import network_of
 from search.module_space import module_space
 from search.network import costs, initial_weights
+from search.training import repeatable
 
 MODELS = """
 import torch
@@ -158,6 +160,28 @@ def test_lists_are_decisions_and_the_rest_is_fixed(models: Path) -> None:
     before = torch.random.get_rng_state()
     space.build(space.sample(np.random.default_rng(0)))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_seeded_code_in_other_threads_draws_what_it_would_alone(models: Path) -> None:
+    """Modules are built, which draws their weights, while a thread computes as trainings and proofs do."""
+    space = module_space(f"{models}:build")(input_shape=(1, 8, 8), classes=10, width=list(range(4, 12)))
+    drawn, stop, generator = set(), threading.Event(), torch.get_rng_state()
+
+    def draw() -> None:
+        while not stop.wait(0.001):
+            with repeatable(5):
+                drawn.add(
+                    (tuple(torch.rand(4).tolist()), tuple(torch.rand(4).tolist()), torch.get_num_threads())
+                )
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for architecture in space.architectures():
+        space.build(architecture)
+    stop.set()
+    thread.join()
+    assert len(drawn) == 1
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_a_function_for_bench_is_a_space_of_one(models: Path) -> None:
