@@ -65,8 +65,11 @@ IN_FLIGHT = 6
 holds up those after it: where trainings differ by a factor of e^0.9 (one standard deviation), two trials per
 worker leave 13 % idle, three 6 %.  Six are three for each of two workers."""
 
+MOST_IN_FLIGHT = 24
+"""At the most by default: a strategy is always so many trials behind, on small machines, too."""
+
 TRIALS_PER_IN_FLIGHT = 8
-"""An eighth of the trials is asked for before the first is told, where that is more than six."""
+"""In between an eighth of the trials is asked for before the first is told."""
 
 WORKERS = 2
 """Training processes where this machine's cores tell nothing: on a Ray cluster and on a GPU."""
@@ -217,7 +220,7 @@ def _with_in_flight(values: dict[str, Any]) -> dict[str, Any]:
     trials, workers = values.get("trials", TRIALS), training.get("workers", 1)
     if not isinstance(trials, int) or not isinstance(workers, int):
         return values  # which is refused later, in better words
-    in_flight = max(IN_FLIGHT, trials // TRIALS_PER_IN_FLIGHT, workers)
+    in_flight = max(IN_FLIGHT, min(trials // TRIALS_PER_IN_FLIGHT, MOST_IN_FLIGHT), workers)
     return {**values, "training": {**training, "in_flight": in_flight}}
 
 

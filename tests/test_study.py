@@ -81,7 +81,7 @@ def test_what_is_stored_reads_back_as_the_same_study(tmp_path: Path) -> None:
     assert study_of(study.source, path) == study
 
 
-@pytest.mark.parametrize(("trials", "in_flight"), [(12, 6), (80, 10), (400, 50)])
+@pytest.mark.parametrize(("trials", "in_flight"), [(12, 6), (80, 10), (400, 24)])
 def test_what_is_asked_for_depends_on_no_core_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int, in_flight: int
 ) -> None:
