@@ -29,6 +29,7 @@ from harness.training_pools import pool_of
 from results.codec import digest, from_json, to_json
 from results.errors import BoardError, ConfigError, StoreError, unknown_name
 from results.records import Measurement, Problem
+from results.settings import Settings
 from results.store import Run, Store
 from search.datasets import load_task
 from search.joint import JointSpace
@@ -49,6 +50,9 @@ Reach = tuple[Callable[[], BoardAgent], Callable[[], None]]
 
 COMMON_ARGUMENTS = ("self", "space", "problem", "fidelity", "seed", "prior", "input_shape", "classes")
 """Arguments of plug-ins that the harness gives, not the study."""
+
+_PLAIN: dict[str, type[Any]] = {"int": int, "float": float, "str": str, "bool": bool}
+"""Annotations of arguments of plug-ins whose type is looked at here; of others the plug-in does it."""
 
 
 def space_of(study: Study, task: Task) -> SearchSpace:
@@ -119,9 +123,15 @@ def _check_options(kind: type[Any], named: Named, what: str) -> None:
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return  # it looks at its options itself
     known = [name for name in parameters if name not in COMMON_ARGUMENTS]
+    given = Settings(named.options, f"{what} {named.name!r}")
     for name in named.options:
         if name not in known:
             raise ConfigError(f"{unknown_name('option', name, known)} ({what} {named.name!r})")
+        annotation = parameters[name].annotation
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        wanted = _PLAIN.get(text.removesuffix(" | None"))
+        if wanted is not None:
+            given.take_optional(name, wanted)
 
 
 def check_devices(study: Study, lab: Lab) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import cli
-from harness.config import STORE
+from harness.config import STORE, space_of, strategy_of, task_of
 from harness.quantities import parse_limit, show
 from harness.study import BENCH, CONFIRM, NIGHTLY, SCREEN, WORKERS, plan_of, read_study, study_of
 from harness.training_pools import pool_of
@@ -203,6 +203,21 @@ def test_sessions_have_the_runs_that_the_figures_asked_for_need(tmp_path: Path) 
     assert tail.screen.sessions[0] * tail.screen.min_runs >= 1000
     assert tail.confirm.sessions[0] * tail.confirm.min_runs >= 1000
     assert tail.screen.max_runs >= tail.screen.min_runs
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ('name = "regularized_evolution"\npopulation = "4"', "population must be a whole number, got '4'"),
+        ('name = "regularized_evolution"\ninherit = 1', "inherit must be true or false, got 1"),
+        ('name = "nsga2"\ncrossover = [0.5]', r"crossover must be a number, got \[0.5\]"),
+        ('name = "differentiable"\nepochs = 2.5', "epochs must be a whole number, got 2.5"),
+    ],
+)
+def test_options_of_another_type_are_named(tmp_path: Path, options: str, words: str) -> None:
+    study = read_study(write(tmp_path, GOOD.replace('name = "bayesian"', options)))
+    with pytest.raises(ConfigError, match=rf"study.toml: \[strategy\]: strategy '\w+': {words}"):
+        strategy_of(study, space_of(study, task_of(study)), Problem(()))
 
 
 def test_fewer_sessions_are_spread_over_fewer_agents(tmp_path: Path) -> None:
