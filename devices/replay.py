@@ -73,6 +73,7 @@ class ReplayAgent(BoardAgent):
             meters=(),
             boot_id=self.hello.boot_id,
             disk_free_bytes=0,
+            emulated=fact("emulated", ""),
         )
 
     def missing(self, sha256s: Sequence[str]) -> list[str]:

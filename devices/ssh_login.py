@@ -113,7 +113,8 @@ class _Login:
         tried = "; ".join(self._tried) or "nothing: no key was found"
         ways = ", ".join(sorted(self._methods)) or "nothing more"
         remedy = (
-            "Put a public key there with `ssh-copy-id`, name the right key in the lab file (identity_file)"
+            "Put a public key there with `ssh-copy-id`, name the right key (--identity-file of `devices add`,"
+            " identity_file of a device that is in the lab file)"
         )
         if not self._secrets.can_ask:
             remedy += ", unlock an encrypted key with `ssh-add`, or run it where a password can be asked for"

@@ -70,7 +70,7 @@ def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measur
     if args.json:
         terminal.write_json({**row, "csv": str(path)})
     else:
-        _print(row, path)
+        print_row(row, path)
     return Exit.UNJUDGED if row["verdict"] == "invalid" else Exit.FINE
 
 
@@ -80,7 +80,8 @@ def _run(store: Store) -> Run:
     return store.begin(RUN, {"kind": "bench"})
 
 
-def _print(row: dict[str, Any], path: Path) -> None:
+def print_row(row: dict[str, Any], path: Path) -> None:
+    """Prints a figure; first of all, whether no board gave it."""
     from rich.table import Table
 
     grid = Table("what", "figure", title=f"{row['file']} on {row['device']}", title_justify="left")
@@ -88,8 +89,19 @@ def _print(row: dict[str, Any], path: Path) -> None:
         if value not in (None, "") and value == value:
             grid.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     console = terminal.console()
+    if warning := _no_board(row):
+        console.print(warning, style="bold yellow", soft_wrap=True)
     console.print(grid)
     console.print(f"CSV: {path}", soft_wrap=True)
+
+
+def _no_board(row: dict[str, Any]) -> str:
+    """What must be known before the figures are read: that no board gave them."""
+    if row["origin"] != "measured":
+        return f"{row['origin']}: the figures come from stored measurements, nothing ran"
+    if row["emulated"]:
+        return f"emulated ({row['emulated']}): the figures say nothing of a real board"
+    return ""
 
 
 def _runtime(file_format: str) -> str:

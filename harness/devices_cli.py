@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import getpass
 import socket
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness import emulate_cli
 from harness.exit_codes import Exit
 from harness.host_trust import ask_secret, trust_host
-from harness.terminal import console
+from harness.terminal import console, write
 from harness.terminal import say as _say
 from harness.terminal import write_json as _print_json
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from devices.preflight_checks import CheckResult
     from devices.provision import Provisioned
     from devices.registry import Lab
+
+LIST_COLUMNS = ("name", "address", "board", "machine", "memory", "Python")
+"""In the order in which they are worth their room."""
 
 RUNTIMES = ("onnxruntime", "tflite", "all")
 
@@ -117,6 +121,7 @@ def _add(args: argparse.Namespace) -> int:
     else:
         lab.add(dataclasses.replace(entry, board=board, seen=seen))
     _print_facts(lab.entry(args.name), facts, args.json)
+    _say(f"{args.name} is in {lab.path}")
     if not facts.runtimes:
         _say(f"no runtime on it yet; bring one: boardwise devices setup {args.name}")
     return Exit.FINE
@@ -154,10 +159,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         _print_json([dataclasses.asdict(entry) for entry in lab.entries.values()])
     elif lab.entries:
-        _print_table(
-            ("name", "connection", "address", "board", "machine", "memory", "Python"),
-            [_list_row(entry) for entry in lab.entries.values()],
-        )
+        _print_list([_list_row(entry) for entry in lab.entries.values()])
     else:
         _say(f"{lab.path}: no devices yet; add one: boardwise devices add NAME USER@HOST")
     return Exit.FINE
@@ -323,7 +325,21 @@ def _seen(facts: BoardFacts) -> Seen:
 def _list_row(entry: DeviceEntry) -> tuple[str, ...]:
     seen = entry.seen
     tail = (seen.machine, _megabytes(seen.memory_bytes), seen.python) if seen else ("", "", "")
-    return (entry.name, entry.connection, entry.address, entry.board, *tail)
+    return (entry.name, entry.address or entry.connection, entry.board, *tail)
+
+
+def _print_list(rows: Sequence[Sequence[str]]) -> None:
+    """A line per device, never broken; on a terminal only the columns that fit, the name at least."""
+    lines = [LIST_COLUMNS, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(LIST_COLUMNS))]
+    shown = len(widths)
+    if sys.stdout.isatty():
+        room = console().width
+        shown = max([1, *(n for n in range(1, shown + 1) if sum(widths[:n]) + 2 * (n - 1) <= room)])
+    for line in lines:
+        write("  ".join(map(str.ljust, line[:shown], widths)).rstrip())
+    if shown < len(widths):
+        _say(f"not shown for want of room: {', '.join(LIST_COLUMNS[shown:])}; --json has all")
 
 
 def _print_facts(entry: DeviceEntry, facts: BoardFacts, as_json: bool) -> None:

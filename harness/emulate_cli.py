@@ -96,6 +96,7 @@ def _start(args: argparse.Namespace) -> int:
     write(
         f"emulated ({facts.emulated}): figures are for emulated boards alone, they say nothing of real ones"
     )
+    write(f"it is in {lab.path}")
     write(f"it is paused until it is needed; measure on it: boardwise bench MODEL --on {entry.name}")
     return Exit.FINE
 

@@ -54,10 +54,13 @@ def write_notes(folder: Path, known: History, task: Task, written: Sequence[Writ
     facts: dict[str, Any] = {name: json.loads(text) for name, text in metadata_of(task).items()}
     facts["input_shape"] = list(task.input_shape)
     facts["files"] = {path.name: _file(known, number, kind, path) for number, kind, path in written}
-    write_whole(folder / "models.json", json.dumps(facts, indent=2).encode())
+    texts = {"models.json": json.dumps(facts, indent=2), "README.md": _readme(facts, known, task, written)}
     if task.class_names:
-        write_whole(folder / "labels.txt", "".join(f"{printable(n)}\n" for n in task.class_names).encode())
-    write_whole(folder / "README.md", _readme(facts, known, task, written).encode())
+        texts["labels.txt"] = "".join(f"{printable(name)}\n" for name in task.class_names)
+    for name, text in texts.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
+            write_whole(path, text.encode())
 
 
 def _file(known: History, number: int, kind: Kind, path: Path) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _readme(facts: dict[str, Any], known: History, task: Task, written: Sequence
         w=width,
         inside=" and in each file's own metadata" if known.config.get(FILE_METADATA) else "",
         outputs="classes in the order of `labels.txt`" if task.class_names else "the task's own outputs",
-        example=next(path.name for _, kind, path in written if kind.file_format == "onnx"),
+        example=next((path.name for _, kind, path in written if kind.file_format == "onnx"), "trial0.onnx"),
         answer='known["classes"][logits.argmax()]' if task.class_names else "logits",
     )
     missing = {

@@ -363,6 +363,33 @@ def test_another_unit_under_the_same_name_is_refused(here: Path, capsys: pytest.
     assert (unit["name"], unit["found"]) == ("unit", f"{seen.unit}, another one")
 
 
+def test_names_are_listed_whole_however_narrow_the_terminal(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a-board-with-quite-a-long-name-on-the-third-shelf", "b"]
+    address = "somebody@a-host-with-a-long-name.example.org:2222"
+    lab.parent.mkdir(parents=True)
+    lab.write_text("".join(f'[devices.{name}]\naddress = "{address}"\n' for name in names))
+    command = ["devices", "list", "--lab", str(lab)]
+    assert main(command) == 0
+    header, *piped = capsys.readouterr().out.splitlines()
+    assert header.split() == ["name", "address", "board", "machine", "memory", "Python"]
+    assert [line.split() for line in piped] == [[name, address, "generic-linux"] for name in names]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, shown = at_terminal(command, [])
+    assert code == 0
+    assert [line.strip() for line in shown.splitlines()[:3]] == ["name", *names]
+    assert "not shown for want of room: address, board" in shown
+
+
+def test_adding_says_where_it_is_written(
+    lab: Path, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--local", "--python", sys.executable, "--directory", str(directory)]
+    assert main(["devices", "add", "here", *words, "--lab", str(lab)]) == 0
+    assert f"here is in {lab}" in capsys.readouterr().err
+
+
 def test_an_empty_lab_says_how_to_fill_it(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "list", "--lab", str(lab)]) == 0
     assert "boardwise devices add" in capsys.readouterr().err
@@ -399,5 +426,5 @@ def test_an_unknown_device_is_answered_with_the_nearest(
 def test_a_name_that_cannot_be_used_is_refused_before_anything_is_asked(
     lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["devices", "add", "my board", "pi@192.0.2.7", "--lab", str(lab)]) == 1
+    assert main(["devices", "add", "my board", "pi@192.0.2.7", "--lab", str(lab)]) == 2
     assert "'my board'" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import cli, stages
+from harness import bench, cli, stages
 from harness.board import Board
 from harness.config import STORE
 from harness.exit_codes import Exit
@@ -157,6 +157,17 @@ def test_a_bench_whose_figure_is_invalid(tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main(["bench", str(model), "--on", "hot", *words]) == Exit.UNJUDGED
     assert json.loads(capsys.readouterr().out)["verdict"] == "invalid"
     assert cli.main(["bench", str(model), "--on", "cool", *words]) == Exit.FINE
+
+
+def test_figures_of_no_board_say_so_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"file": "m.onnx", "device": "old", "origin": "measured", "emulated": "", "latency_p50_ms": 1.0}
+    bench.print_row(row, tmp_path / "m.csv")
+    assert capsys.readouterr().out.splitlines()[0].strip() == "m.onnx on old"
+    for change, said in (({"origin": "replayed"}, "nothing ran"), ({"emulated": "pi4"}, "of a real board")):
+        bench.print_row(row | change, tmp_path / "m.csv")
+        assert said in capsys.readouterr().out.splitlines()[0]
 
 
 # --------------------------------------------------------------------------- usage
