@@ -60,6 +60,15 @@ def from_json(kind: type[T], data: Any) -> T:
     return typing.cast(T, _read(kind, data, kind.__name__))
 
 
+def read_as(kind: Any, data: Any, where: str) -> Any:
+    """A JSON value as an annotation says, such as ``tuple[float, ...]``.
+
+    Raises:
+        StoreError: If it is something else; the message names ``where``.
+    """
+    return _read(kind, data, where)
+
+
 def _read(kind: Any, data: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):

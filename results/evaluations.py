@@ -6,11 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from results import shapes
 from results.codec import from_json
 from results.errors import StoreError
 from results.fidelity import is_full, levels
-from results.records import Artifact, Evaluation, Fidelity, Measurement, Option, Problem, Score, Target, Trial
+from results.records import (
+    LATEST_S,
+    Artifact,
+    Evaluation,
+    Fidelity,
+    Measurement,
+    Option,
+    Problem,
+    Score,
+    Target,
+    Trial,
+)
 from results.store import Record, Run
+
+MOST = 1e18
+"""More operations, parameters or bytes than a network can have."""
+
+SHORTEST_S, LONGEST_S = 1e-15, 1e9
+"""Beyond what a run can take."""
+
+WIDEST = 1e3
+"""More than the logarithm of a time can vary."""
 
 
 @dataclass
@@ -126,25 +147,44 @@ def history(run: Run) -> History:
         StoreError: If a record does not have the shape that it should have.
     """
     trials: dict[int, TrialRecords] = {}
-    for record in run.records("asked"):
-        trial = from_json(Trial, record.body["trial"])
-        trials[trial.number] = TrialRecords(trial, record.body["options"], record.at)
-    for record in run.records():
+    prepared: dict[str, Measurement] = {}
+    everything = list(shapes.records(run))
+    for record in everything:
+        with shapes.naming(run, record):
+            if record.kind == "asked":
+                trial = from_json(Trial, record.body["trial"])
+                trials[trial.number] = TrialRecords(trial, record.body["options"], record.at)
+            elif record.kind == "prepared":
+                prepared[record.key] = _measurement(record)
+    by_key = {str(number): trial for number, trial in trials.items()}
+    for record in everything:
         read = _READERS.get(record.kind)
         if read is not None:
-            number, *rest = record.key.split("/", 1)
-            if not number.isdecimal() or int(number) not in trials:
-                raise StoreError(f"{record.kind!r} record {record.key!r} belongs to no trial of {run.name!r}")
-            read(trials[int(number)], record, rest[0] if rest else "")
+            number, _, rest = record.key.partition("/")
+            with shapes.naming(run, record):
+                if number not in by_key:
+                    raise StoreError("it belongs to no trial")
+                read(by_key[number], record, rest)
+    targets, problem = _wanted(run)
     return History(
         name=run.name,
         config=run.config,
-        targets=tuple(from_json(Target, t) for t in run.config["targets"]),
-        problem=stored_problem(run.config),
+        targets=targets,
+        problem=problem,
         trials=tuple(trials[number] for number in sorted(trials)),
-        prepared={r.key: from_json(Measurement, r.body["measurement"]) for r in run.records("prepared")},
-        refused={r.body["device"]: str(r.body["reason"]) for r in run.records("not_confirmed")},
+        prepared=prepared,
+        refused={r.body["device"]: r.body["reason"] for r in everything if r.kind == "not_confirmed"},
     )
+
+
+def _wanted(run: Run) -> tuple[tuple[Target, ...], Problem]:
+    """Targets, objectives and limits of a run, its configuration looked at."""
+    try:
+        shapes.check(shapes.CONFIG, run.config)
+        targets = tuple(from_json(Target, t) for t in run.config["targets"])
+        return targets, stored_problem(run.config)
+    except StoreError as error:
+        raise StoreError(f"run {run.name!r}, its configuration: {error}") from error
 
 
 def stored_problem(config: Mapping[str, Any]) -> Problem:
@@ -189,13 +229,27 @@ def fully_trained(known: History) -> set[int]:
     }
 
 
+def _measurement(record: Record) -> Measurement:
+    """A stored measurement; refuses figures with which nothing can be computed, as no board gives them."""
+    found = from_json(Measurement, record.body["measurement"])
+    for session in found.sessions:
+        within = min(session.durations_s) >= SHORTEST_S and max(session.durations_s) <= LONGEST_S
+        if not within or session.runs_per_sample < 1 or not 0 <= session.started_at <= LATEST_S:
+            raise StoreError("a session's runs or its time cannot be")
+    if not 0 <= found.plan.spread <= WIDEST or not 0 <= found.plan.agent_spread <= WIDEST:
+        raise StoreError(f"plan {found.plan.name!r}: its spread cannot be")
+    return found
+
+
 def _measured(known: TrialRecords, record: Record, rest: str) -> None:
     target = rest.rsplit("/", 2)[0]
-    known.measurements[target] = from_json(Measurement, record.body["measurement"])
+    known.measurements[target] = _measurement(record)
 
 
 def _built(known: TrialRecords, record: Record, _: str) -> None:
     known.network = {k: float(v) for k, v in record.body["network"].items()}
+    if odd := [name for name, cost in known.network.items() if not 0 <= cost <= MOST]:
+        raise StoreError(f"network: {odd[0]} cannot be {known.network[odd[0]]}")
     known.graph = str(record.body["graph"])
 
 
@@ -224,7 +278,7 @@ def _told(known: TrialRecords, record: Record, _: str) -> None:
 
 
 def _confirmed(known: TrialRecords, record: Record, rest: str) -> None:
-    known.confirmed[rest] = from_json(Measurement, record.body["measurement"])
+    known.confirmed[rest] = _measurement(record)
 
 
 def _refuted(known: TrialRecords, record: Record, rest: str) -> None:

@@ -143,7 +143,7 @@ def _set_range(axes: Axes, costs: Sequence[Interval], upper: float | None, scree
     if not highs:
         return
     low, high = min(lows), max(highs)
-    if high > LOG_FROM_RATIO * low:
+    if 0 < LOG_FROM_RATIO * low < high:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

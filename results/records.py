@@ -19,6 +19,7 @@ from results.errors import ConfigError, StoreError
 from results.power import ClockFit, Plateau, PowerTrace
 
 Option = str | int | float | bool  # value of an option of a target, and of a decision
+LATEST_S = 253_402_300_799.0  # the last second of the year 9999: as far as calendars go
 FORMATS = {"onnxruntime": "onnx", "tflite": "tflite"}  # what each runtime runs
 
 

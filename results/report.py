@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import energy, loading, scores, untrained
+from results import energy, loading, scores, shapes, untrained
 from results.across_targets_report import across_targets
 from results.confirmation import unconfirmed
 from results.deployments_report import deployments
@@ -54,7 +54,7 @@ def write_report(run: Run, folder: Path) -> Path:
         StoreError: If the file cannot be written.
     """
     path = folder / "report.md"
-    bodies = ([r.body for r in run.records(kind)] for kind in ("finished", "pretrained"))
+    bodies = ([r.body for r in shapes.records(run, kind)] for kind in ("finished", "pretrained"))
     text = report(history(run), *bodies, sharing=weight_sharing(run))
     write_whole(path, printable_lines(text).encode())
     return path

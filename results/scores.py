@@ -29,7 +29,7 @@ CONFIDENCE = 0.95
 
 def interval(score: Score, confidence: float = CONFIDENCE) -> Interval:
     """A score with its interval over the examples, infinite where it has none."""
-    if score.proportion and score.examples > 0:
+    if score.proportion and score.examples > 0 and 0 <= score.value <= 1:
         return wilson(score, confidence)
     return _bca(score, confidence)
 

@@ -44,6 +44,7 @@ from results.database import (
     translated,
 )
 from results.errors import StoreError, unknown_name
+from results.records import LATEST_S
 from results.upgrades import SCHEMA, upgrade
 from results.writer import Writer
 
@@ -173,7 +174,21 @@ class Run:
             RECORDS.c.run == self._id, RECORDS.c.kind == kind, RECORDS.c.key == key
         )
         row = connection.execute(query).one_or_none()
-        return None if row is None else _read(kind, row.schema, row.body)
+        return None if row is None else self._read(kind, key, row.schema, row.body)
+
+    def _read(self, kind: Any, key: Any, schema: Any, text: Any) -> Any:
+        try:
+            return _read(kind, schema, text)
+        except StoreError as error:
+            raise StoreError(f"run {self.name!r}, record {kind!r} {key!r}: {error}") from error
+
+    def _record(self, row: Any) -> Record:
+        body = self._read(row.kind, row.key, row.schema, row.body)
+        # SQLite keeps what it is given, whatever the column's type.
+        if not isinstance(row.kind, str) or not isinstance(row.key, str) or not _is_time(row.at):
+            named = f"record {row.kind!r} {row.key!r}"
+            raise StoreError(f"run {self.name!r}, {named}: it is damaged: kind, key or time is none")
+        return Record(row.seq, row.kind, row.key, body, row.at)
 
     def records(self, kind: str | None = None) -> list[Record]:
         """Records in the order in which they were appended, of one kind or of all."""
@@ -182,7 +197,7 @@ class Run:
             query = query.where(RECORDS.c.kind == kind)
         with self.store.reading() as connection:
             rows = connection.execute(query).all()
-        return [Record(r.seq, r.kind, r.key, _read(r.kind, r.schema, r.body), r.at) for r in rows]
+        return [self._record(row) for row in rows]
 
 
 class Store:
@@ -260,7 +275,13 @@ class Store:
             row = connection.execute(sa.select(RUNS).where(RUNS.c.name == name)).one_or_none()
         if row is None:
             raise StoreError(unknown_name("run", name, self.runs()))
-        return Run(self, row.id, row.name, _read("run", row.schema, row.config), row.at)
+        try:
+            config = _read("run", row.schema, row.config)
+        except StoreError as error:
+            raise StoreError(f"run {name!r}, its configuration: {error}") from error
+        if not isinstance(config, dict) or not _is_time(row.at):
+            raise StoreError(f"run {name!r} is damaged: its configuration is no object, or its time none")
+        return Run(self, row.id, row.name, config, row.at)
 
     def runs(self) -> list[str]:
         """Names of the runs, oldest first."""
@@ -371,8 +392,20 @@ def _text(body: Any, *, sort_keys: bool = False) -> str:
 
 
 def _read(kind: str, schema: int, text: str) -> Any:
+    if not isinstance(text, str):
+        raise StoreError(f"a {kind!r} record is damaged: it is no text")
     try:
-        body = json.loads(text)
-    except ValueError as error:
+        body = json.loads(text, parse_constant=_refuse_constant)
+        if "\\ud" in text:  # halves of surrogate pairs, as of file names that are no UTF-8, cannot be written
+            body = json.loads(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"a {kind!r} record is damaged: {error}") from error
     return upgrade(kind, schema, body)
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _is_time(at: Any) -> bool:
+    return isinstance(at, (int, float)) and 0 <= at < LATEST_S

@@ -359,4 +359,5 @@ def _middle(interval: Interval | None) -> float | None:
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows))
-    return frame.astype({name: "Int64" for name in COUNTS if name in frame})
+    whole = {name: frame[name].astype("Float64").round().astype("Int64") for name in COUNTS if name in frame}
+    return frame.assign(**whole)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from results import shapes
 from results.codec import from_json
 from results.evaluations import History, history
 from results.fidelity import PREDICTS
@@ -27,14 +28,17 @@ _KINDS = {
 
 def weight_sharing(run: Run) -> list[str]:
     """The section; empty where every training began with fresh weights and there is no supernet."""
-    inherited = {int(record.key): record.body for record in run.records("inherited")}
-    parts = [*_supernet(run), *_inherited(history(run), inherited)]
+    known = history(run)
+    numbers = {str(t.trial.number): t.trial.number for t in known.trials}
+    bodies = {r.key: r.body for r in shapes.records(run, "inherited")}
+    inherited = {numbers[key]: body for key, body in bodies.items() if key in numbers}
+    parts = [*_supernet(run), *_inherited(known, inherited)]
     return ["## Shared and inherited weights", *parts] if parts else []
 
 
 def rank_correlation(run: Run) -> tuple[int, Interval | None]:
     """Number of networks scored under shared weights and trained alone, and Kendall's tau of the two."""
-    bodies = [record.body for record in run.records("correlated")]
+    bodies = [record.body for record in shapes.records(run, "correlated")]
     shared, alone = ([from_json(Score, b[key]).value for b in bodies] for key in ("shared", "alone"))
     return len(bodies), kendall(shared, alone)
 
@@ -57,7 +61,7 @@ def misranking(run: Run) -> str:
 
 
 def _supernet(run: Run) -> list[str]:
-    body = run.get("pretrained", "supernet")
+    body = next((r.body for r in shapes.records(run, "pretrained") if r.key == "supernet"), None)
     if body is None:
         return []
     plan = body["plan"]
@@ -71,7 +75,7 @@ def _supernet(run: Run) -> list[str]:
 
 
 def _agreement(run: Run) -> list[str]:
-    bodies = [record.body for record in run.records("correlated")]
+    bodies = [record.body for record in shapes.records(run, "correlated")]
     if not bodies:
         return ["- **How well it ranks** was not measured: `correlate = 0`"]
     count, tau = rank_correlation(run)
@@ -104,6 +108,7 @@ def _behind(known: History, inherited: Mapping[int, Mapping[str, Any]]) -> list[
     """Own and inherited training of those trials that inherited, the best first."""
     behind = lineages(known.trials)
     trained = [t for t in known.trials if t.trial.number in inherited and t.trial.number in behind]
+    trained = [t for t in trained if "fp32" in t.accuracy]
     trained.sort(key=lambda t: t.accuracy["fp32"].value, reverse=known.problem.maximise)
     rows: list[Sequence[Any]] = []
     for trial in trained[:SHOWN]:
