@@ -56,7 +56,7 @@ def misranking(run: Run) -> str:
         f"shared weights do not rank networks here: Kendall's tau with trainings alone is {tau.value:.2f} "
         f"[{tau.low:.2f}, {tau.high:.2f}] (95 %), all of it below {PREDICTS:g}. Rely neither on a first rung "
         "of their scores nor on weights from them: leave 'supernet' and rungs with epochs = 0 out of "
-        "`speedups`, or train them longer (epochs in [pretrain])"
+        "'speedups', or train them longer (epochs in [pretrain])"
     )
 
 

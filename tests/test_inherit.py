@@ -297,7 +297,7 @@ def test_where_shared_weights_do_not_rank_the_run_and_the_report_say_so(
     texts = ["\n".join(notes.texts), "\n".join(weight_sharing(rig.run))]
     for text in texts:
         assert ("shared weights do not rank networks here" in text) == misleads
-        assert ("out of `speedups`" in text) == misleads
+        assert ("out of 'speedups'" in text) == misleads
     assert bool(misranking(rig.run)) == misleads
     rig.store.close()
 
