@@ -113,7 +113,8 @@ class DeviceEntry:
             )
         if self.power_switch and not isinstance(self.power_switch.get("kind"), str):
             raise ConfigError(
-                f"power_switch must name its kind, such as kind = 'command', got {dict(self.power_switch)}"
+                f"power_switch must name its kind (emulated boards have kind = 'qemu'), got "
+                f"{dict(self.power_switch)}"
             )
         if self.meter:
             MeterEntry.of(self.meter)

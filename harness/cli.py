@@ -179,7 +179,11 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     bench.add_argument("--energy", action="store_true", help="measure energy per inference as well")
     bench.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="where the CSV goes"
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        metavar="FOLDER",
+        help="for CSV and store (default runs/bench)",
     )
     _shared(bench)
     bench.set_defaults(command=_bench)
@@ -191,14 +195,14 @@ def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     search.add_argument("--dry-run", action="store_true", help="say what it will cost, and stop")
     _accept_noisy(search)
     search.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _shared(search)
     search.set_defaults(command=_search)
     resume = commands.add_parser("resume", help="go on with a run that was interrupted")
     resume.add_argument("run", help="name or folder of the run")
     resume.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _accept_noisy(resume)
     _shared(resume)
@@ -206,7 +210,7 @@ def _add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report = commands.add_parser("report", help="write a run's CSVs, pictures and report again")
     report.add_argument("run", help="name or folder of the run")
     report.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _shared(report)
     report.set_defaults(command=_report)
@@ -230,7 +234,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--agents", type=count, metavar="N", help="fresh agents that measure both (default 8)"
     )
     compare.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _shared(compare)
     compare.set_defaults(command=_compare)
@@ -243,7 +247,7 @@ def _add_nightly(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     nightly.add_argument("--until", metavar="HH:MM", help="begin nothing that would last beyond this time")
     nightly.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _accept_noisy(nightly)
     _shared(nightly)

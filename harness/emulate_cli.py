@@ -40,7 +40,9 @@ Say = Callable[[str], None]
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``emulate`` to the actions of ``devices``."""
     emulate = actions.add_parser("emulate", help="start an emulated ARM board and add it to the lab file")
-    emulate.add_argument("profile", nargs="?", help="pi4, pi3, pi5, zero2 or armv7; --list shows all")
+    emulate.add_argument(
+        "profile", nargs="?", help="pi3, pi4, pi5, zero2, orin-nano or armv7; --list says more"
+    )
     emulate.add_argument("--name", help="name in the lab file (default: the profile's)")
     emulate.add_argument(
         "--clock",

@@ -235,7 +235,7 @@ def refuse_network_file_system(path: Path) -> None:
     if kind in NETWORK_FILE_SYSTEMS:
         raise StoreError(
             f"{path} is on a network file system ({kind}), where SQLite may lose data; use a folder on a "
-            "local disk, or a PostgreSQL server by its postgresql:// URL"
+            "local disk (--runs FOLDER; bench: --out FOLDER)"
         )
 
 
