@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from harness import cli
 from harness.config import STORE
+from results.errors import ArchitectureError, ConfigError, DataError, TrainingError
+from results.records import Architecture, Fidelity
 from results.store import Store
+from search.module_space import module_space
+from search.network import Dense, GlobalPool, Network, Node
+from search.space import SearchSpace
+from search.space_file import space_file
+from search.training import TrainingJob, train
 
 SPACE = """
 from search.network import Conv, Dense, GlobalPool, Network, Node
@@ -149,3 +159,127 @@ def test_a_space_smaller_than_the_trials_is_said(
     text = "ended early: the space has only 6 networks; all were tried"
     assert text in capsys.readouterr().out
     assert text in (tmp_path / "runs" / "own" / "report.md").read_text()
+
+
+# --------------------------------------------------------------------------- every kind, everywhere
+
+KINDS = {
+    "a key": "raise KeyError('mine')",
+    "an exit": "import sys; sys.exit(0)",
+    "an interrupt": "raise KeyboardInterrupt",
+    "the end of a generator": "raise GeneratorExit",
+    "the end of an iterator": "raise StopIteration",
+    "no memory": "raise MemoryError",
+    "recursion": "boom()",
+    "no Exception": "raise type('Mine', (BaseException,), {})",
+    "unprintable": "raise type('Mine', (Exception,), {'__str__': lambda self: 1 / 0})",
+    "unpicklable": "raise ValueError(lambda: 0)",
+    "of ours, derived": "from results.errors import TrainingError as E; raise type('E', (E,), {})('a', 'b')",
+    "a long line": "raise ValueError('x' * 10**7)",
+    "many lines": "raise ValueError('x\\n' * 10**5)",
+    "not text": "raise ValueError('\\udc80')",
+}
+MODEL = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(1, classes)
+
+    def forward(self, x):
+        return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def build(classes):
+    return Net(classes)
+"""
+OWN = """
+    def features(self, architecture):
+        return [1.0]
+
+    def canonical(self, choices):
+        return choices
+"""
+
+
+def the_space(path: Path) -> SearchSpace:
+    return space_file(path)(input_shape=(1, 8, 8), classes=10)
+
+
+def an_architecture(space: SearchSpace) -> Architecture:
+    return Architecture(space.fingerprint, (0,) * len(space.decisions))
+
+
+def trained(path: Path) -> object:
+    network = Network(
+        (1, 8, 8), (Node("pool", GlobalPool(), ("input",)), Node("logits", Dense(10), ("pool",)))
+    )
+    return train(TrainingJob(network, str(path), {}, Fidelity(1, subset=0.1), seed=0))
+
+
+Place = tuple[str, str, Callable[[Path], object], type[Exception]]
+PLACES: dict[str, Place] = {
+    "a space": (SPACE, "class Space", space_file, ConfigError),
+    "Space()": (SPACE, "        self.input_shape", the_space, ConfigError),
+    "build()": (
+        SPACE,
+        "        chosen = ",
+        lambda path: (s := the_space(path)).build(an_architecture(s)),
+        ArchitectureError,
+    ),
+    "features()": (
+        SPACE + OWN,
+        "        return [1.0]",
+        lambda path: (s := the_space(path)).features(an_architecture(s)),
+        ConfigError,
+    ),
+    "canonical()": (
+        SPACE + OWN,
+        "        return choices",
+        lambda path: the_space(path).architecture((0, 0)),
+        ConfigError,
+    ),
+    "a module": (MODEL, "class Net", lambda path: module_of(path), ConfigError),
+    "a function": (
+        MODEL,
+        "    return Net",
+        lambda path: (s := module_of(path)).build(an_architecture(s)),
+        ArchitectureError,
+    ),
+    "a task": (TASK, "def data", trained, DataError),
+    "data()": (TASK, "    digits = ", trained, DataError),
+    "loss()": (TASK + "def loss(outputs, targets):\n    return 0\n", "    return 0", trained, TrainingError),
+    "metric()": (
+        TASK + "def metric(outputs, targets):\n    return 0\n",
+        "    return 0",
+        trained,
+        TrainingError,
+    ),
+    "train()": (TASK + "def train(module, run):\n    return 0\n", "    return 0", trained, TrainingError),
+}
+
+
+def module_of(path: Path) -> SearchSpace:
+    return module_space(f"{path}:build")(input_shape=(1, 8, 8), classes=10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_is_raised_wherever_becomes_an_error_with_the_users_line(
+    tmp_path: Path, place: str, kind: str
+) -> None:
+    code, line, use, error = PLACES[place]
+    own = tmp_path / "own.py"
+    indent = " " * (len(line) - len(line.lstrip()))
+    own.write_text(f"def boom():\n    {KINDS[kind]}\n\n" + code.replace(line, f"{indent}boom()\n{line}", 1))
+    with ThreadPoolExecutor(1) as thread, pytest.raises(error) as caught:
+        thread.submit(use, own).result()  # beside the main thread no signal raises anything
+    said = str(caught.value)
+    assert "own.py" in said
+    assert ", in boom" in said
+    assert "/search/" not in said
+    assert len(said) < 4000
+    assert said.encode()
+    assert str(pickle.loads(pickle.dumps(caught.value))) == said
