@@ -19,6 +19,7 @@ from results.errors import BoardwiseError, OutOfMemory, StepFailed
 from results.records import Evaluation, Measurement, Plan, Problem, Score, State, Target, Trial
 from results.statistics import Spread
 from results.store import Run, Store
+from results.tracebacks import RAISED
 from search.host_memory import is_out_of_memory
 from search.joint import targets_of
 from search.network import Network
@@ -26,9 +27,6 @@ from search.space import SearchSpace
 from search.tasks import Task
 from search.training_queue import TrainingQueue
 from search.user_code import from_outside, last_lines, whole_traceback
-
-RAISED = "raised"
-"""Kind of the records of tracebacks; the key is the trial's number."""
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -80,7 +78,8 @@ class Rig:
             if is_out_of_memory(error):
                 text = "a step of it needs more memory than this machine has"
                 raise OutOfMemory(candidate, text) from error
-            raise StepFailed(candidate, f"a step raised:\n{last_lines(error)}") from error
+            text = f"a step raised (the whole traceback is in tracebacks.txt):\n{last_lines(error)}"
+            raise StepFailed(candidate, text) from error
 
     def keep_traceback(self, key: str, error: BaseException) -> None:
         """Stores where an error came from that stands for another's, which is none of ours."""

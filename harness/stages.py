@@ -44,6 +44,7 @@ from results.evaluations import evaluations, history
 from results.records import Evaluation, Measurement, Score, Target, Trial
 from results.statistics import judge
 from results.store import Run
+from results.tracebacks import write_tracebacks
 from search.learning_curve_stopping import StopsEarly
 from search.strategy import Strategy
 from search.training import evaluate
@@ -379,7 +380,7 @@ def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
 
 def result_paths(folder: Path) -> list[Path]:
     """What a run's folder has for its reader: report, CSVs, pictures, models."""
-    patterns = ("report.md", "*.csv", "*.png", "models/*")
+    patterns = ("report.md", "tracebacks.txt", "*.csv", "*.png", "models/*")
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
 
@@ -392,4 +393,4 @@ def write_report(run: Run, folder: Path) -> list[Path]:
         path = folder / f"front_{target.name}.png"
         plots.front_picture(run, target.name, path)
         paths.append(path)
-    return [*paths, report.write_report(run, folder)]
+    return [*paths, *write_tracebacks(run, folder), report.write_report(run, folder)]

@@ -67,7 +67,7 @@ def splits_of(
     known = [f"{axis}_{split}" for split in SPLIT_NAMES for axis in "xy"]
     for name in arrays:
         if name not in known:
-            raise DataError(f"{where}: {unknown_name('array', name, known)}")
+            raise DataError(f"{where}: {unknown_name('array', str(name), known)}")
     given = {name: _part(arrays, name, where, outputs) for name in SPLIT_NAMES if f"x_{name}" in arrays}
     if "train" not in given:
         raise DataError(f"{where}: x_train is missing; there is {', '.join(sorted(arrays)) or 'nothing'}")

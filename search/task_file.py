@@ -35,7 +35,8 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
     if outputs is not None and (loss is None or measure is None):
         raise DataError(f"{path}: with OUTPUTS, the targets are your own: define loss() and metric() too")
     arrays = _called(cast(TaskFile, module), options, path)
-    splits = splits_of(arrays, str(path), Dealing(), outputs=outputs)
+    with blamed(f"{path}: what data() returned cannot be used", DataError):
+        splits = splits_of(arrays, str(path), Dealing(), outputs=outputs)
     classes = outputs or int(splits.train.labels.max()) + 1
     return Task(
         name=path.stem,
@@ -89,6 +90,9 @@ def _check_constants(module: ModuleType, path: Path) -> None:
     for name, kind in wanted.items():
         if not isinstance(getattr(module, name, None), (type(None), kind)):  # type: ignore[arg-type]
             raise DataError(f"{path}: {name} is {getattr(module, name)!r}, of the wrong type")
+    credits = getattr(module, "CREDITS", None) or ()
+    if not all(isinstance(each, str) for each in credits):
+        raise DataError(f"{path}: CREDITS is a list of texts, got {credits!r}")
     outputs = getattr(module, "OUTPUTS", None)
     if outputs is not None and (isinstance(outputs, bool) or outputs < 1):
         raise DataError(f"{path}: OUTPUTS is the number of outputs of the network, got {outputs!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -224,9 +225,17 @@ class Task:
         if self.measure is None:
             right = int((outputs.argmax(1) == split.labels).sum())
             return Score(right / len(split.labels), split.examples)
-        score = Score(float(self.measure(outputs, split.labels)), split.examples, proportion=False)
+        score = Score(_number(self.measure(outputs, split.labels)), split.examples, proportion=False)
         if not with_interval or not math.isfinite(score.value):
             return score
         if self.whole_split:
             return replace(score, no_interval="the task says that its metric needs the whole split")
         return bootstrap.with_samples(score, self.measure, outputs, split)
+
+
+def _number(found: Any) -> float:
+    """What a metric of the user's own gave."""
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise TypeError(f"metric() is to return a number, it returned {reprlib.repr(found)}") from None

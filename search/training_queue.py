@@ -45,6 +45,10 @@ class WorkerDied(Exception):
         self.spent_s = spent_s
 
 
+class WorkerRaised(Exception):
+    """Stands for what a job raised in its worker: the traceback there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Queued:
     """A job that waits or runs."""
@@ -240,6 +244,7 @@ class TrainingQueue(abc.ABC):
                 item.future.set_exception(error)
             else:
                 if isinstance(result, JobFailed):
+                    result.error.__cause__ = WorkerRaised(result.traceback) if result.traceback else None
                     item.future.set_exception(result.error)
                 else:
                     item.future.set_result(result)

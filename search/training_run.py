@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -226,7 +227,7 @@ class TrainingRun:
     ) -> Tensor:
         """The task's loss; cross entropy with smoothed labels where it has none of its own."""
         if self.task.loss is not None:
-            return self.task.loss(outputs, targets)
+            return _checked_loss(self.task.loss(outputs, targets), outputs)
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     def end_epoch(self) -> float:
@@ -263,6 +264,16 @@ class TrainingRun:
                 f"longer than the time limit of {self._limits.time_limit_s:g} s of CPU time, "
                 f"after {len(self.curve)} of {self.epochs} epochs",
             )
+
+
+def _checked_loss(loss: Any, outputs: Tensor) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        found = f"{type(loss).__name__}{shape}"
+        raise TypeError(f"loss() is to return a tensor with a single number, it returned a {found}")
+    if torch.is_grad_enabled() and outputs.requires_grad and not loss.requires_grad:
+        raise TypeError("loss() is to return what depends on the outputs, so that it has a gradient")
+    return loss
 
 
 def checked_score(

@@ -15,11 +15,13 @@ import os
 import pickle
 import signal
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from results.errors import BoardwiseError, DataError
+from results.errors import BoardwiseError, DataError, TrainingError
+from search.user_code import blamed, whole_traceback
 
 if TYPE_CHECKING:
     from search.training import TrainingJob, TrainingResult
@@ -68,9 +70,10 @@ class EpochDone:
 
 @dataclass(frozen=True, eq=False)
 class JobFailed:
-    """Sent by a worker whose job raised."""
+    """Sent by a worker whose job raised; with the traceback of its cause, which is not sent."""
 
     error: BoardwiseError
+    traceback: str = ""
 
 
 def guard(owner: Connection) -> None:
@@ -157,9 +160,10 @@ def outcome(order: Order, channel: Channel) -> TrainingResult | JobFailed:
         return order.asks and bool(channel.recv())
 
     try:
-        return train(order.job, on_epoch, checkpoint=Checkpoint(order.checkpoint, order.every_s))
+        with blamed("the training raised", partial(TrainingError, order.job.network.fingerprint)):
+            return train(order.job, on_epoch, checkpoint=Checkpoint(order.checkpoint, order.every_s))
     except BoardwiseError as error:
-        return JobFailed(error)
+        return JobFailed(error, "" if error.__cause__ is None else whole_traceback(error.__cause__))
 
 
 def _die_with(server: int) -> None:

@@ -80,13 +80,10 @@ def from_outside(error: BaseException) -> bool:
 def last_lines(error: BaseException) -> str:
     """The end of a traceback: what was raised, and where; a few lines, however long the message is.
 
-    Lines of ours and of libraries tell the user nothing; they are shown only where there are no others.
+    Lines of ours and of libraries tell the user nothing and are left out.
     """
     trace = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in trace.stack if is_users(frame.filename)]
-    if not frames and not isinstance(error, SyntaxError):  # that one says itself where it is
-        others = [frame for frame in trace.stack if not _is_ours(frame.filename)]
-        frames = others or list(trace.stack)
     where = "".join(traceback.StackSummary.from_list(frames[-_FRAMES:]).format())
     said = "".join(trace.format_exception_only()).splitlines()
     if len(said) > _MESSAGE_LINES:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import cli
+from harness import cli, evaluate, plugins
 from harness.config import STORE
 from results.errors import ArchitectureError, ConfigError, DataError, TrainingError
 from results.records import Architecture, Fidelity
@@ -283,3 +284,196 @@ def test_whatever_is_raised_wherever_becomes_an_error_with_the_users_line(
     assert len(said) < 4000
     assert said.encode()
     assert str(pickle.loads(pickle.dumps(caught.value))) == said
+
+
+WRONG = {
+    "canonical() a list": (
+        "canonical()",
+        "        return list(choices)",
+        "a tuple of 2 option numbers; of .* made",
+    ),
+    "canonical() too short": ("canonical()", "        return choices[:1]", r"it made \(0,\)"),
+    "canonical() out of range": ("canonical()", "        return (0, 7)", r"it made \(0, 7\)"),
+    "canonical() text": ("canonical()", "        return ('a', 'b')", "option numbers"),
+    "canonical() never still": (
+        "canonical()",
+        "        return (1 - choices[0], 0)",
+        r"stands for itself; of \(0, 0\) it made \(1, 0\), and of that \(0, 0\)",
+    ),
+    "features() not finite": ("features()", "        return [float('nan')]", r"finite.*\[nan\] of \(0, 0\)"),
+    "features() two axes": ("features()", "        return [[1.0]]", "in one dimension"),
+    "features() text": (
+        "features()",
+        "        return 'abc'",
+        "numbers, an array of one dimension:\n(.|\n)*'abc'",
+    ),
+    "build() None": ("build()", "        return None", "return a search.network.Network, not a NoneType"),
+    "loss() None": ("loss()", "    return None", "tensor with a single number, it returned a NoneType"),
+    "loss() a vector": ("loss()", "    return outputs[:, 0]", r"a Tensor of shape \(\d+,\)"),
+    "loss() constant": ("loss()", "    return outputs.detach().sum()", "so that it has a gradient"),
+    "metric() None": ("metric()", "    return None", "metric.. is to return a number, it returned None"),
+    "metric() an array": (
+        "metric()",
+        "    return outputs",
+        "metric.. is to return a number, it returned array",
+    ),
+    "train() in half": ("train()", "    module.half()", "Half"),
+    "train() takes apart": ("train()", "    module._modules.clear()", "KeyError: 'logits'"),
+    "data() ragged": (
+        "data()",
+        "    return {'x_train': [[1], [1, 2]], 'y_train': [0, 1]}",
+        r"what data\(\) returned cannot be used:\nValueError",
+    ),
+    "data() numbered": ("data()", "    return {1: [], 'y_train': []}", "unknown array '1'"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_a_function_wrongly_returns_is_said(tmp_path: Path, what: str) -> None:
+    place, instead, message = WRONG[what]
+    code, line, use, error = PLACES[place]
+    own = tmp_path / "own.py"
+    own.write_text(code.replace(line, f"{instead}\n{line}", 1))
+    with pytest.raises(error, match=f"(?s){message}") as caught:
+        use(own)
+    assert "/search/" not in str(caught.value)
+
+
+def test_features_of_another_length_are_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(SPACE + OWN.replace("[1.0]", "[1.0] * (1 + architecture.choices[0])"))
+    space = the_space(own)
+    assert len(space.features(space.architecture((0, 1)))) == 1
+    with pytest.raises(ConfigError, match=r"own\.py: features\(\).*it returned 1, and now 2 of \(1, 0\)"):
+        space.features(space.architecture((1, 0)))
+    again = the_space(own)
+    assert len(again.features(again.architecture((1, 0)))) == 2, "another space has another length"
+
+
+# --------------------------------------------------------------------------- whole commands
+
+
+@pytest.fixture
+def entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], Path]]:
+    """Installs a module as a plug-in of a folder and a name; gives its file."""
+
+    def install(folder: str, name: str, code: str) -> Path:
+        site = tmp_path / "installed"
+        info = site / "own_plugin-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-plugin\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[boardwise.{folder}]\n{name} = own_plugin_{name}\n")
+        file = site / f"own_plugin_{name}.py"
+        if code:
+            file.write_text(code)
+        monkeypatch.syspath_prepend(site)
+        plugins._entry_points.cache_clear()
+        return file
+
+    yield install
+    plugins._entry_points.cache_clear()
+
+
+STRATEGY = """
+from search.strategies import random_search
+
+
+class Strategy(random_search.Strategy):
+    def ask(self, number, pending):
+        if number == 2:
+            raise LookupError("asked too much")
+        return super().ask(number, pending)
+"""
+
+
+def test_a_strategy_that_raises_ends_the_command_and_goes_on_when_it_is_mended(
+    tmp_path: Path,
+    lab: str,
+    entry_point: Callable[[str, str, str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = entry_point("strategies", "raising", STRATEGY)
+    write(tmp_path, strategy="raising", trials=4)
+    for command in ((), ("resume", "own")):
+        assert run(tmp_path, lab, *command) == 1
+        said = capsys.readouterr().err
+        assert "own_plugin_raising.py" in said
+        assert said.rstrip().endswith("LookupError: asked too much")
+        assert "Traceback" not in said
+        assert len(told(tmp_path)) < 4
+    file.write_text(STRATEGY.replace("raise LookupError", "LookupError"))
+    monkeypatch.delitem(sys.modules, "own_plugin_raising")
+    assert run(tmp_path, lab, "resume", "own") == 0
+    assert len(told(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("", "No module named 'own_plugin_mine'"),
+        ("raise SystemExit", "SystemExit"),
+        ("x = 1", "defines no class Strategy with all methods of a search.strategy.Strategy"),
+        (STRATEGY.replace("raise LookupError(", "return ("), r"it returned 'asked too much'"),
+    ],
+)
+def test_a_plugin_that_is_none_ends_the_command(
+    tmp_path: Path,
+    lab: str,
+    entry_point: Callable[[str, str, str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    message: str,
+) -> None:
+    monkeypatch.delitem(sys.modules, "own_plugin_mine", raising=False)
+    entry_point("strategies", "mine", code)
+    write(tmp_path, strategy="mine")
+    assert run(tmp_path, lab) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_an_error_that_nobody_foresaw_ends_its_candidate_and_is_kept(
+    tmp_path: Path, lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = evaluate.untrained_file
+    calls = []
+
+    def sometimes(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise UnicodeError("nobody foresaw this")
+        if len(calls) == 3:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(evaluate, "untrained_file", sometimes)
+    write(tmp_path)
+    assert run(tmp_path, lab) == 0
+    states = told(tmp_path)
+    assert [state for state, _ in states] == ["complete", "failed", "failed", *["complete"] * 3]
+    assert "UnicodeError: nobody foresaw this" in states[1][1]
+    assert "needs more memory than this machine has" in states[2][1]
+    kept = (tmp_path / "runs" / "own" / "tracebacks.txt").read_text()
+    assert "test_user_code.py" in kept
+    assert "in sometimes" in kept
+    assert run(tmp_path, lab, "resume", "own") == 0
+
+
+def test_a_network_too_large_for_this_machine_is_refused_before_it_is_drawn(
+    tmp_path: Path, lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, SPACE.replace("(2, 4)", "(2, 4, 10**12)"), trials=9, strategy="grid")
+    assert run(tmp_path, lab) == 0
+    states = told(tmp_path)
+    assert [state for state, _ in states].count("complete") == 6
+    assert all("of memory at the least, and this machine has" in error for state, error in states if error)
+
+    other = tmp_path / "limited"
+    write(other, SPACE.replace("(2, 4)", "(2, 4, 10**12)"), trials=9, strategy="bayesian")
+    study = other / "study.toml"
+    study.write_text(study.read_text().replace("[task]", 'limits = ["parameters <= 10 k"]\n[task]', 1))
+    assert run(other, lab) == 0
+    assert {state for state, _ in told(other)} == {"complete", "infeasible"}
