@@ -23,6 +23,7 @@ from results.evaluations import History, history, stored_problem
 from results.failures import failures
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
+from results.shapes import records
 from results.store import Run
 from results.units import score_title
 
@@ -48,7 +49,7 @@ def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 def ended_early(run: Run) -> list[str]:
     """Why a search ended before its trials were done, in one sentence without a full stop; empty if not."""
-    return [record.body["ended"] for record in run.records("finished") if "ended" in record.body]
+    return [record.body["ended"] for record in records(run, "finished") if "ended" in record.body]
 
 
 def exit_code(run: Run) -> Exit:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from results.output import write_whole
 from results.printable import printable_lines
+from results.shapes import records
 from results.store import Run
 
 RAISED = "raised"
@@ -16,9 +17,9 @@ def write_tracebacks(run: Run, folder: Path) -> list[Path]:
     """Writes those of a run to ``tracebacks.txt``; its path, or nothing where there are none.
 
     Raises:
-        StoreError: If the file cannot be written.
+        StoreError: If a record is damaged, or the file cannot be written.
     """
-    texts = [f"trial {record.key}\n\n{record.body['traceback']}" for record in run.records(RAISED)]
+    texts = [f"trial {record.key}\n\n{record.body['traceback']}" for record in records(run, RAISED)]
     if not texts:
         return []
     path = folder / "tracebacks.txt"
