@@ -243,15 +243,17 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_nightly(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     nightly = commands.add_parser("nightly", help="measure a plan and tell regressions (exit code 3)")
     nightly.add_argument(
-        "words", nargs="+", metavar="PLAN | accept NAME", help="plan file, or a step to accept"
+        "words", nargs="+", metavar="PLAN | accept NAME", help="plan file, or a series or source to accept"
     )
+    nightly.add_argument("--plan", metavar="PLAN", help="accept: which plan, where several have the name")
+    nightly.add_argument("--undo", action="store_true", help="accept: take the newest acceptance back")
     nightly.add_argument("--until", metavar="HH:MM", help="begin nothing that would last beyond this time")
     nightly.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (default runs)"
     )
     _accept_noisy(nightly)
     _shared(nightly)
-    nightly.set_defaults(command=_nightly)
+    nightly.set_defaults(command=_nightly, usage=nightly.error)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -261,6 +263,14 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _nightly(args: argparse.Namespace) -> int:
+    if args.words[0] == "accept":
+        if len(args.words) != 2:
+            args.usage("write it like: boardwise nightly accept NAME")
+        from harness.nightly_accept import accept_command
+
+        return accept_command(args)
+    if len(args.words) != 1 or args.undo or args.plan is not None:
+        args.usage("nightly takes one plan file; --plan and --undo belong to nightly accept NAME")
     from harness.nightly import nightly
 
     return nightly(args)

@@ -282,8 +282,20 @@ def _take_energy(board: Board, job: Job, number: int, seed: int) -> None:
             job.error = error
 
 
-def require_quiet(board: Board, targets: Iterable[Target], *, wait_s: float) -> None:
+def require_quiet(
+    board: Board,
+    targets: Iterable[Target],
+    *,
+    wait_s: float,
+    on_wait: Callable[[str], None] = lambda text: None,
+) -> None:
     """Returns once no other work disturbs the board; looks again and again for a while.
+
+    Args:
+        board: The board.
+        targets: On it.
+        wait_s: How long to look again and again.
+        on_wait: Called once, before it begins to wait, with what it waits for.
 
     Raises:
         BoardBusy: If the board is still busy after ``wait_s``; says what was seen and what to do.
@@ -293,7 +305,15 @@ def require_quiet(board: Board, targets: Iterable[Target], *, wait_s: float) -> 
         return
     target = next(iter(targets))
     ends_at = time.monotonic() + wait_s
-    while reasons := _busy(board, target):
+    for number in itertools.count():
+        reasons = _busy(board, target)
+        if not reasons:
+            return
+        if number == 0 and wait_s > QUIET_EVERY_S:
+            seen = "; ".join(reasons)
+            on_wait(
+                f"{board.name}: is busy with other work ({seen}); waiting up to {wait_s:.0f} s for its end"
+            )
         if time.monotonic() + QUIET_EVERY_S > ends_at:
             raise BoardBusy(
                 board.name,

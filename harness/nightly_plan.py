@@ -63,7 +63,7 @@ class NightlySource:
         return [Item(self.name, Exported(found.artifact, found.data))]
 
     def _winners(self, file_format: str) -> list[Path]:
-        folder = Path(self.run).expanduser() / "models"
+        folder = Path(self.run) / "models"
         found = sorted(folder.glob(f"*.{file_format}"))
         if not found:
             raise ConfigError(
@@ -146,15 +146,15 @@ def _target(table: Settings) -> Target:
 
 def _source(table: Settings, folder: Path) -> NightlySource:
     name = table.take("name", str)
-    if not name or "/" in name:
-        raise table.error("name", f"must be a text without '/', got {name!r}")
+    if not name or "/" in name or not name.isprintable():
+        raise table.error("name", f"must be a printable text without '/', got {name!r}")
     given = sorted(set(table.keys()) & set(KINDS))
     if len(given) != 1:
         raise ConfigError(f"{table.where}: needs exactly one of {', '.join(KINDS)}, got {given}")
     found = NightlySource(
         name,
-        model=_resolved(table.take("model", str, ""), folder),
-        run=_resolved(table.take("run", str, ""), folder),
+        model=_resolved(table, "model", folder),
+        run=_resolved(table, "run", folder),
         space=table.table("space").rest() or None,
         shapes=tuple(_texts(table, "shapes", [])),
     )
@@ -162,10 +162,14 @@ def _source(table: Settings, folder: Path) -> NightlySource:
     return found
 
 
-def _resolved(text: str, folder: Path) -> str:
+def _resolved(table: Settings, key: str, folder: Path) -> str:
     """A path relative to the plan file; ``module:function`` stays as it is."""
-    path = folder / Path(text).expanduser()
-    return str(path.resolve()) if text and path.exists() else text
+    text = table.take(key, str, "")
+    try:
+        path = folder / Path(text).expanduser()
+        return str(path.resolve()) if text and path.exists() else text
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null character
+        raise table.error(key, f"is no path: {text[:80]!r} ({error})") from error
 
 
 def _texts(table: Settings, key: str, default: list[str]) -> list[str]:
@@ -186,12 +190,16 @@ def _architecture(values: Mapping[str, Any], file_format: str, name: str) -> Exp
     from search.network import initial_weights
 
     options = dict(values)
+    wanted = "name, input_shape, classes and architecture (decision = option)"
     try:
         shape, classes = tuple(options.pop("input_shape")), int(options.pop("classes"))
         kind, choices = str(options.pop("name")), dict(options.pop("architecture"))
-    except (KeyError, TypeError, ValueError) as error:
-        wanted = "name, input_shape, classes and architecture (decision = option)"
-        raise ConfigError(f"source {name!r}: space needs {wanted}: {error}") from error
-    space = plugins.load("spaces", kind).Space(input_shape=shape, classes=classes, **options)
-    network = space.build(space.from_options(choices))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"source {name!r}: space needs {wanted}: {error!r}") from error
+    made = plugins.load("spaces", kind).Space
+    try:
+        space = made(input_shape=shape, classes=classes, **options)
+        network = space.build(space.from_options(choices))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"source {name!r}: space {kind!r} takes no such options: {error}") from error
     return export(network, initial_weights(network, SEED), file_format)

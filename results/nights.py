@@ -1,84 +1,46 @@
 """Nights of a plan as their records tell them, judged one after the other.
 
-Judgements follow from the figures and are made anew each time (:mod:`results.regression`); what is stored is
-what was measured and what was accepted.  A series is known by name, target, metric and environment: where the
-kernel, a runtime or the reference changes, a new series begins, and the step between the two is shown.
+Judgements follow from the figures and are made anew each time (:mod:`results.series`); what is stored is what
+was measured, what was accepted, and which acceptance was taken back.  A series is known by name, target and
+metric.  Figures of another board, or of an emulated one, are never compared with it.  What else changes in
+the environment (a kernel, a runtime, a setting) is told, and the step that comes with it is judged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
-from results.codec import digest, from_json, to_json
-from results.errors import ConfigError, unknown_name
-from results.records import (
-    Architecture,
-    Environment,
-    Evaluation,
-    Fidelity,
-    Interval,
-    Measurement,
-    Metric,
-    Proposal,
-    Trial,
-)
-from results.regression import Finding, Watch, baseline, confirmed, examine
-from results.statistics import agent_logs, judge, value
-from results.store import Run
-from results.units import si_unit
+from results import night_texts
+from results.codec import from_json, to_json
+from results.errors import ConfigError, StoreError, unknown_name
+from results.looks import FILE, Look, look
+from results.night_texts import Told
+from results.records import Measurement
+from results.regression import Finding
+from results.series import Series, Standing
+from results.series import judge as judge_series
+from results.store import Record, Run
+from results.units import show
 
 Outcome = Literal[
     "fine",
     "learning",
     "unconfirmed",
+    "improvement",
+    "mended",
     "regression",
     "slow change",
     "new environment",
+    "new board",
     "not judged",
     "unmeasured",
 ]
 BAD: tuple[Outcome, ...] = ("regression", "slow change")
-QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
-
-
-@dataclass(frozen=True)
-class Look:
-    """One figure of one series in one night: an index of what was measured, beside the raw sessions.
-
-    Attributes:
-        night: Which night.
-        name: Name of the source.
-        target: Name of the target.
-        metric: Which figure.
-        slot: 0 for the first look of a night, 1 for the second at a candidate, 2 for the file of the night
-            before in a new environment (a bridge).
-        figure: With its interval, SI.
-        z: Logarithm of the figure, less that of the reference where there is one.
-        environment: Facts that must be equal within a series.
-        artifact: Hash of the file.
-        verdict: Whether the measurement could be trusted.
-        reasons: Why not.
-    """
-
-    night: str
-    name: str
-    target: str
-    metric: str
-    slot: int
-    figure: Interval
-    z: float
-    environment: Environment
-    artifact: str
-    verdict: str
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def series(self) -> str:
-        """Name of the series, whatever the environment."""
-        return f"{self.name}/{self.target}/{self.metric}"
+_NIGHT = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -91,6 +53,9 @@ class Judged:
         look: The figure; None where it was not measured.
         finding: Of the rules.
         text: In a sentence.
+        again: The second look, where there is one.
+        before: The figure that it was compared with [SI]; None where there is none.
+        wants_again: Whether it should be measured again in the same night.
     """
 
     series: str
@@ -98,96 +63,178 @@ class Judged:
     look: Look | None = None
     finding: Finding = field(default_factory=lambda: Finding("learning"))
     text: str = ""
+    again: Look | None = None
+    before: float | None = None
+    wants_again: bool = False
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether nothing can be told yet, or at all."""
+        return self.outcome in ("learning", "new board", "not judged") or (
+            self.outcome == "new environment" and self.before is None
+        )
 
 
-def look(measurement: Measurement, metric: str, *, night: str, name: str, slot: int) -> Look | None:
-    """The figure of a measurement for its series; None where it has none.
+def keep(
+    run: Run,
+    measurement: Measurement,
+    metrics: Iterable[str],
+    *,
+    night: str,
+    name: str,
+    slot: int,
+    took_s: float = 0.0,
+) -> list[Look]:
+    """Stores a measurement of a night and the figures of its series, which it gives back.
 
     Args:
-        measurement: With sessions of the reference beside those of the model.
-        metric: Which figure.
+        run: The plan's run.
+        measurement: Of a source on a target.
+        metrics: Which figures; those that the measurement does not hold are left out.
         night: Which night.
         name: Name of the source.
         slot: Which look of the night.
+        took_s: Time on the board, for each of the metrics [s].
     """
-    trial = Trial(0, Proposal(Architecture("", ()), Fidelity(1)))
-    target = measurement.target.name
-    evaluation = Evaluation(trial, "complete", {target: measurement})
-    figure = value(evaluation, Metric(metric, (target,)))
-    if figure is None or figure.value <= 0:
-        return None
-    beside = agent_logs(measurement, QUANTILES[metric], "reference") if metric in QUANTILES else {}
-    z = math.log(figure.value) - (sum(beside.values()) / len(beside) if beside else 0.0)
-    facts = (*measurement.environment.facts, ("beside", "reference" if beside else "nothing"))
-    verdict = judge(measurement)
-    return Look(
-        night=night,
-        name=name,
-        target=target,
-        metric=metric,
-        slot=slot,
-        figure=figure,
-        z=z,
-        environment=Environment(facts),
-        artifact=measurement.artifact.sha256,
-        verdict=verdict.state,
-        reasons=verdict.reasons,
-    )
-
-
-def keep(run: Run, measurement: Measurement, looks: list[Look], slot: int) -> None:
-    """Stores a measurement of a night and the figures of its series."""
-    if not looks:
-        return
-    first = looks[0]
-    key = f"{first.night}/{first.name}/{first.target}/{slot}"
-    run.append("measured", key, {"measurement": to_json(measurement)})
+    found = [
+        look(measurement, metric, night=night, name=name, slot=slot, took_s=took_s) for metric in metrics
+    ]
+    looks = [one for one in found if one is not None]
+    if looks:
+        run.append(
+            "measured", f"{night}/{name}/{looks[0].target}/{slot}", {"measurement": to_json(measurement)}
+        )
     for one in looks:
-        run.append("looked", f"{first.night}/{one.series}/{slot}", to_json(one))
+        keep_look(run, one)
+    return looks
+
+
+def keep_look(run: Run, one: Look) -> None:
+    """Stores a figure."""
+    run.append("looked", f"{one.night}/{one.series}/{one.slot}", to_json(one))
+
+
+# --------------------------------------------------------------------------- what was accepted
+
+
+def known_names(run: Run) -> set[str]:
+    """Names of sources and of series that a plan has figures of."""
+    return {name for one in _looks(run) for name in (one.name, f"{one.name}/{one.target}", one.series)}
 
 
 def accept(run: Run, name: str) -> list[str]:
-    """Accepts the newest level of all series of a source, or of one series; their names.
+    """Accepts the newest level of a series, or of all series of a source (and target); the series' names.
+
+    Where some of them are regressions only those are accepted.
 
     Raises:
         ConfigError: If there is none of that name, with the nearest known.
     """
-    looks = _looks(run)
-    known = {one.series for one in looks} | {one.name for one in looks}
-    if name not in known:
-        raise ConfigError(unknown_name("series or source", name, known))
-    series = sorted({one.series for one in looks if name in (one.series, one.name)})
-    nights = [record.key for record in run.records("night")]
+    newest = {one.series: one.night for one in _looks(run)}
+    series = _named(name, newest, known_names(run))
+    bad = {one.series for one in standing(run)}
+    accepted = [one for one in series if one in bad] or series
+    for one in accepted:
+        _append(run, "accepted", newest[one], one)
+    return accepted
+
+
+def take_back(run: Run, name: str) -> list[str]:
+    """Takes back the newest acceptance of each series of that name; the series' names.
+
+    Raises:
+        ConfigError: If nothing of that name is accepted, with what is.
+    """
+    accepted = {series: night for night, each in _accepted(run).items() for series in each}
+    known = {known for one in accepted for known in _names(one)}
+    series = _named(name, accepted, known)
     for one in series:
-        run.append("accepted", f"{nights[-1]}/{one}", {"series": one})
+        _append(run, "taken back", accepted[one], one)
     return series
 
 
+def standing(run: Run) -> list[Judged]:
+    """Regressions of the newest night that are neither mended nor accepted."""
+    nights = run.records("night")
+    if not nights:
+        return []
+    stored = nights[-1].body.get("thresholds", {}) if isinstance(nights[-1].body, Mapping) else {}
+    thresholds = {metric: float(t) for metric, t in stored.items() if isinstance(t, (int, float)) and t > 0}
+    *_, newest = judge_nights(run, thresholds).values()
+    accepted = _accepted(run).get(nights[-1].key, [])
+    return [one for one in newest if one.outcome in BAD and one.series not in accepted]
+
+
+def accepted_names(run: Run) -> set[str]:
+    """Names under which something is accepted."""
+    return {name for each in _accepted(run).values() for series in each for name in _names(series)}
+
+
+def _names(series: str) -> list[str]:
+    """A series may be named by its source, by source and target, or in full."""
+    parts = series.split("/")
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]
+
+
+def _named(name: str, series: Mapping[str, str], known: set[str]) -> list[str]:
+    found = sorted(one for one in series if name in _names(one))
+    if not found:
+        raise ConfigError(unknown_name("series or source", name, known))
+    return found
+
+
+def _append(run: Run, kind: str, night: str, series: str) -> None:
+    """Appends a record that may come again after another one revoked it."""
+    known = sum(record.body.get("series") == series for record in run.records(kind))
+    number = "" if kind == "accepted" and not known else f"#{known + 1}"
+    run.append(kind, f"{night}/{series}{number}", {"series": series})
+
+
+def _accepted(run: Run) -> dict[str, list[str]]:
+    """Accepted series by night, without those that were taken back."""
+    found: dict[str, list[str]] = {}
+    changes = [*run.records("accepted"), *run.records("taken back")]
+    for record in sorted(changes, key=lambda record: record.seq):
+        night, _ = _key(record)
+        series = str(record.body["series"])
+        of_night = found.setdefault(night, [])
+        if series in of_night:
+            of_night.remove(series)
+        if record.kind == "accepted":
+            of_night.append(series)
+    return found
+
+
+# --------------------------------------------------------------------------- judging
+
+
 def _looks(run: Run) -> list[Look]:
-    return [from_json(Look, record.body) for record in run.records("looked")]
+    looks = [from_json(Look, record.body) for record in run.records("looked")]
+    if any(one.figure.value <= 0 for one in looks):
+        raise StoreError(f"run {run.name!r} holds a figure that is not above 0")
+    # Earlier versions took the size from the board's measurement, with the board's environment.
+    return [replace(one, environment=FILE) if one.metric == "size" else one for one in looks]
 
 
-@dataclass
-class _State:
-    """What is known of all series up to some night."""
+def _key(record: Record) -> tuple[str, str]:
+    """Night and the rest of a record's key."""
+    night, _, rest = record.key.partition("/")
+    return night, rest
 
-    thresholds: Mapping[str, float]
-    watches: dict[tuple[str, str], Watch] = field(default_factory=dict)
-    newest: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Environment] = field(default_factory=dict)
 
-    def watch(self, one: Look) -> Watch:
-        fresh = Watch(one.metric, threshold=self.thresholds.get(one.metric))
-        return self.watches.setdefault((one.series, one.environment.fingerprint), fresh)
+def night_names(run: Run) -> list[str]:
+    """The nights, oldest first.
 
-    def add(self, one: Look) -> None:
-        watch = self.watch(one)
-        watch.history = watch.history.add(one.z)
-
-    def accept(self, series: str) -> None:
-        for (name, _), watch in self.watches.items():
-            if name == series:
-                watch.history = watch.history.accept()
+    Raises:
+        StoreError: If one has a name that no night has; files are written under it.
+    """
+    names = [record.key for record in run.records("night")]
+    for name in names:
+        if not _NIGHT.fullmatch(name):
+            raise StoreError(
+                f"run {run.name!r} has a night called {name[:80]!r}; it was not written by nightly"
+            )
+    return names
 
 
 def judge_nights(run: Run, thresholds: Mapping[str, float]) -> dict[str, list[Judged]]:
@@ -196,53 +243,142 @@ def judge_nights(run: Run, thresholds: Mapping[str, float]) -> dict[str, list[Ju
     Args:
         run: The plan's run.
         thresholds: Least shift that matters per metric, as a share, where it is not the default.
+
+    Raises:
+        StoreError: If a record is none of a night's.
     """
     state = _State(thresholds)
-    nights: dict[str, list[Look]] = {record.key: [] for record in run.records("night")}
-    missing: dict[str, list[Judged]] = {night: [] for night in nights}
-    for one in _looks(run):
-        nights[one.night].append(one)
-    for record in run.records("unmeasured"):
-        night, series = record.key.split("/", 1)
-        missing[night].append(Judged(series, "unmeasured", text=str(record.body["reason"])))
-    accepted: dict[str, list[str]] = {}
-    for record in run.records("accepted"):
-        night, series = record.key.split("/", 1)
-        accepted.setdefault(night, []).append(series)
-    judged = {}
-    for night, looks in nights.items():
-        judged[night] = [*_judge_night(state, looks, accepted.get(night, [])), *missing[night]]
-    return judged
+    looks: dict[str, list[Look]] = {night: [] for night in night_names(run)}
+    missing: dict[str, dict[str, str]] = {night: {} for night in looks}
+    try:
+        for one in _looks(run):
+            looks[one.night].append(one)
+        for record in run.records("unmeasured"):
+            night, series = _key(record)
+            missing[night][series] = str(record.body["reason"])
+        accepted = _accepted(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"run {run.name!r} holds a record that is none of a night's: {error}") from error
+    return {
+        night: state.night(night, looks[night], missing[night], accepted.get(night, [])) for night in looks
+    }
 
 
-def _judge_night(state: _State, looks: list[Look], accepted: list[str]) -> list[Judged]:
-    first = {one.series: one for one in looks if one.slot == 0}
-    second = {one.series: one for one in looks if one.slot == 1}
-    bridges = {one.series: one for one in looks if one.slot == 2}
-    usable = {name: one for name, one in first.items() if not _unusable(one)}
-    watches = {name: state.watch(one) for name, one in usable.items()}
-    tonight = {name: one.z for name, one in usable.items()}
-    findings = examine(watches, tonight)
-    bad = confirmed(
-        watches, tonight, {n: one.z for n, one in second.items() if n in usable and not _unusable(one)}
-    )
-    judged = []
-    for name, one in first.items():
-        if name not in usable:
-            judged.append(Judged(name, "not judged", one, text=_unusable(one)))
-            continue
-        result = _outcome(one, findings[name], name in second, name in bad)
-        result = _new_environment(state, result, bridges.get(name))
-        judged.append(result)
-        state.newest[name] = one.environment.fingerprint
-        state.facts[one.environment.fingerprint] = one.environment
-    for name in accepted:
-        state.accept(name)
-    for result in judged:
-        is_history = result.outcome not in (*BAD, "not judged") or result.series in accepted
-        if result.look is not None and is_history:
-            state.add(result.look)
-    return judged
+@dataclass
+class _Watched:
+    """A series on all boards that it was measured on.
+
+    Attributes:
+        boards: The series by board.
+        newest: The newest look that could be judged.
+        changed: Which facts of the environment changed last.
+    """
+
+    boards: dict[tuple[str, ...], Series] = field(default_factory=dict)
+    newest: Look | None = None
+    changed: str = ""
+
+    @property
+    def standing(self) -> Standing | None:
+        """A regression that is neither mended nor accepted, on whichever board."""
+        return next((one.standing for one in self.boards.values() if one.standing is not None), None)
+
+    def accept(self) -> None:
+        """Makes the newest level the baseline: of the boards with a regression, else of the newest."""
+        standing = [one for one in self.boards.values() if one.standing is not None]
+        newest = [] if self.newest is None else [self.boards[self.newest.board]]
+        for series in standing or newest:
+            series.accept()
+
+
+@dataclass
+class _State:
+    """What is known of all series up to some night."""
+
+    thresholds: Mapping[str, float]
+    watched: dict[str, _Watched] = field(default_factory=dict)
+
+    def night(
+        self, night: str, looks: Sequence[Look], missing: Mapping[str, str], accepted: Sequence[str]
+    ) -> list[Judged]:
+        """Judges a night and takes it into account."""
+        first, again, bridges = ({o.series: o for o in looks if o.slot == slot} for slot in (0, 1, 2))
+        again |= {name: one for name, one in first.items() if one.environment == FILE}
+        usable = {name: one for name, one in first.items() if not _unusable(one)}
+        before = {name: self.watched.setdefault(name, _Watched()).newest for name in usable}
+        verdicts = judge_series(
+            {name: self._enter(one) for name, one in usable.items()},
+            {name: one.point for name, one in usable.items()},
+            {name: one.point for name, one in again.items() if name in usable and not _unusable(one)},
+        )
+        judged = []
+        for name, one in first.items():
+            if name not in usable:
+                judged.append(self._untold(name, "not judged", _unusable(one), one))
+                continue
+            told = Told(
+                night, one.metric, one.figure.value, verdicts[name], self.watched[name].changed, name in again
+            )
+            judged.append(self._judged(told, one, before[name], again.get(name), bridges.get(name)))
+        judged += [
+            self._untold(name, "unmeasured", reason) for name, reason in missing.items() if name not in first
+        ]
+        for name in accepted:
+            if name in self.watched:
+                self.watched[name].accept()
+        return judged
+
+    def _enter(self, one: Look) -> Series:
+        """The series of a look, in its environment."""
+        watched = self.watched[one.series]
+        fresh = Series(one.metric, self.thresholds.get(one.metric))
+        series = watched.boards.setdefault(one.board, fresh)
+        series.enter(one.environment.fingerprint)
+        if watched.newest is not None and watched.newest.environment != one.environment:
+            watched.changed = night_texts.changes(watched.newest.environment, one.environment)
+        watched.newest = one
+        return series
+
+    def _judged(
+        self, told: Told, one: Look, before: Look | None, again: Look | None, bridge: Look | None
+    ) -> Judged:
+        verdict = told.verdict
+        outcome: Outcome = verdict.outcome
+        text = told.sentence()
+        is_elsewhere = before is not None and before.board != one.board
+        is_changed = before is not None and before.environment != one.environment
+        if is_elsewhere:
+            text = f"another board ({told.changed}), whose figures are not compared with those before; {text}"
+        elif is_changed and outcome in ("fine", "learning"):
+            outcome, text = "new environment", f"{told.changed}: {text}"
+        if is_elsewhere and outcome == "learning":
+            outcome = "new board"
+        if bridge is not None and verdict.scale == "level":
+            # Of the step the file's share is told by both files of this night, on the ratio to the reference.
+            rest = math.log1p(verdict.finding.shift) - (one.z - bridge.z)
+            text += f"; {math.expm1(rest):+.1%} with the file of the night before"
+        level = None if verdict.before is None else math.exp(verdict.before)
+        judged = Judged(
+            one.series, outcome, one, verdict.finding, text, again, level, wants_again=verdict.wants_again
+        )
+        return judged if outcome in BAD else self._still_standing(judged)
+
+    def _untold(self, series: str, outcome: Outcome, reason: str, one: Look | None = None) -> Judged:
+        return self._still_standing(Judged(series, outcome, one, text=reason))
+
+    def _still_standing(self, judged: Judged) -> Judged:
+        """A regression that tonight could tell nothing of is told all the same."""
+        found = self.watched[judged.series].standing if judged.series in self.watched else None
+        if found is None:
+            return judged
+        metric = judged.series.rpartition("/")[2]
+        before, newest = math.exp(found.step.before.level), math.exp(found.step.point.level)
+        levels = f"{show(metric, before)} -> {show(metric, newest)}"
+        last = f"not measured since {found.step.point.night}"
+        text = f"{found.finding.shift:+.1%} since {found.night}: {levels}; {last}"
+        return replace(
+            judged, outcome=found.outcome, finding=found.finding, before=before, text=f"{text}: {judged.text}"
+        )
 
 
 def _unusable(one: Look) -> str:
@@ -251,71 +387,6 @@ def _unusable(one: Look) -> str:
     return f"the measurement is invalid: {'; '.join(one.reasons)}" if one.verdict == "invalid" else ""
 
 
-def _outcome(one: Look, finding: Finding, looked_again: bool, is_bad: bool) -> Judged:
-    base = f"over {finding.nights} nights, p = {finding.p:.2g}"
-    if finding.state == "learning":
-        text = f"learning: {finding.nights} nights of history"
-        return Judged(one.series, "learning", one, finding, text)
-    if finding.state == "slow change":
-        text = f"crept up by {finding.shift:.1%} within {finding.nights} nights"
-        return Judged(one.series, "slow change", one, finding, text)
-    if finding.state == "fine":
-        return Judged(one.series, "fine", one, finding, f"{finding.shift:+.1%} {base}")
-    if is_bad:
-        text = f"{finding.shift:+.1%} {base}; measured again in the same night and confirmed"
-        return Judged(one.series, "regression", one, finding, text)
-    why = "not confirmed when measured again" if looked_again else "not measured again"
-    return Judged(one.series, "unconfirmed", one, finding, f"{finding.shift:+.1%} {base}; {why}")
-
-
-def _new_environment(state: _State, judged: Judged, bridge: Look | None) -> Judged:
-    """A series whose environment is another one than last time begins anew; says how far apart they are."""
-    one = judged.look
-    if one is None or judged.outcome != "learning" or judged.finding.nights:
-        return judged
-    before = state.newest.get(one.series)
-    if before is None or before == one.environment.fingerprint:
-        return judged
-    old, new = dict(state.facts[before].facts), dict(one.environment.facts)
-    changed = [
-        f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
-    ]
-    base = baseline(state.watches[one.series, before].history)
-    shift = "" if base is None else f"; {math.expm1(one.z - base.mean):+.1%} against the series before"
-    if bridge is not None and base is not None:
-        shift += f", {math.expm1(bridge.z - base.mean):+.1%} with the file of the night before"
-    text = f"a new series begins: {', '.join(changed)}{shift}"
-    return replace(judged, outcome="new environment", text=text)
-
-
-def newest_artifacts(run: Run) -> dict[str, Look]:
-    """The newest look of every series, for a bridge to a new environment."""
+def newest_looks(run: Run) -> dict[str, Look]:
+    """The newest look of every series, for a bridge to a changed environment."""
     return {one.series: one for one in _looks(run) if one.slot == 0}
-
-
-def row(night: str, judged: Judged) -> dict[str, Any]:
-    """A judged series as a row of the history CSV, and of the JSON output."""
-    one, figure = judged.look, judged.look.figure if judged.look else None
-    name, target, metric = (
-        judged.series.split("/", 2) if judged.series.count("/") >= 2 else (judged.series, "", "")
-    )
-    return {
-        "night": night,
-        "series": judged.series,
-        "name": name,
-        "target": target,
-        "metric": metric,
-        "outcome": judged.outcome,
-        "shift": None if judged.outcome in ("unmeasured", "not judged", "learning") else judged.finding.shift,
-        "p": judged.finding.p if judged.outcome in ("fine", "unconfirmed", "regression") else None,
-        "history_nights": judged.finding.nights,
-        "unit": si_unit(metric),
-        "figure": figure.value if figure else None,
-        "figure_low": figure.low if figure else None,
-        "figure_high": figure.high if figure else None,
-        "log_ratio": one.z if one else None,
-        "verdict": one.verdict if one else None,
-        "artifact_sha256": one.artifact if one else None,
-        "environment": digest(to_json(one.environment))[:12] if one else None,
-        "text": judged.text,
-    }

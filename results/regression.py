@@ -1,36 +1,45 @@
-"""Has a model become slower since last night?  Rules for series of nightly figures.
+"""Has a model become slower or faster since last night?  Rules for series of nightly figures.
 
 One figure per night and series: the logarithm of a model's figure, less that of the reference network that
 was measured in the same turns where there is one, so that what the night did to both is gone.  All functions
-are pure.
+are pure.  They look for what became *worse*; what became better is found by the same rules on the mirrored
+history (:meth:`Watch.mirrored`).
 
 * A night is a *candidate* where it lies above the mean of the history by more than a threshold, by a
   one-sided t-test of one new observation, ``t = (z - mean) / (s * sqrt(1 + 1 / H))`` (Snedecor & Cochran
   1989, 4.9).
-* A candidate is measured again; it is a *regression* if the mean of both passes the same test, and
-  Benjamini & Hochberg's (1995) over all series of the night.  Nights of a regression do not enter the
-  history, so it is told every night until it is mended or accepted.
+* A candidate is measured again; it is *confirmed* if the mean of both passes the same test, and
+  Benjamini & Hochberg's (1995) over all series of the night.
 * Before the history has :data:`LEAST_NIGHTS` nights the series is *learning*.
-* Accepting a step begins a new segment: its own mean, with the spread pooled over the segments.
-* A *slow change* is found by optimal partitioning (Jackson et al. 2005) of the history: a level that lies
-  above the first one by more than the threshold although no single night did.
+* A history has segments: a new one begins with an accepted step and with another environment.  Each has its
+  own mean; the spread is pooled over all.
+* After a change of the environment the mean of its nights so far is tested against the lowest segment before
+  (:attr:`Watch.since`): the t-test of two means with the pooled spread.
+* A *slow change* is found by optimal partitioning (Jackson et al. 2005) of the present segment: a newest
+  level that lies above the first one by more than the threshold although no single night did.
+
+What follows for a series from night to night is told by :mod:`results.series`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+K = TypeVar("K")
 State = Literal["learning", "fine", "candidate", "slow change"]
 
 LEAST_NIGHTS = 10
+LEAST_FREEDOM = 5
+"""Degrees of freedom behind a spread, where many segments share the nights."""
+
 WINDOW = 21
 """Nights of a segment that its mean and spread are taken from, the newest."""
 
@@ -69,13 +78,17 @@ class History:
         """With a new segment, which begins with the next night."""
         return self if not self.segments[-1] else History((*self.segments, ()))
 
+    def mirrored(self) -> History:
+        """The history in which better is worse."""
+        return History(tuple(tuple(-z for z in segment) for segment in self.segments))
+
 
 @dataclass(frozen=True)
 class Baseline:
     """What a night is compared with.
 
     Attributes:
-        mean: Of the present segment.
+        mean: Of the segment that is compared with: the present one, or the lowest before it.
         spread: Standard deviation of a night, pooled over the segments.
         nights: Behind the mean.
         freedom: Degrees of freedom behind the spread.
@@ -113,11 +126,18 @@ class Watch:
         metric: What is watched; decides the threshold.
         history: Figures so far.
         threshold: Least shift that matters, as a share; None for the metric's own.
+        since: None where a night is tested against the present segment.  Else the mean of the present
+            segment and the night is tested against the lowest segment before, from this one on.
     """
 
     metric: str = "latency_p50"
     history: History = field(default_factory=History)
     threshold: float | None = None
+    since: int | None = None
+
+    def mirrored(self) -> Watch:
+        """The series in which better is worse."""
+        return replace(self, history=self.history.mirrored())
 
     @property
     def least_shift(self) -> float:
@@ -126,36 +146,41 @@ class Watch:
         return math.log1p(own if self.threshold is None else self.threshold)
 
 
-def baseline(history: History) -> Baseline | None:
-    """Mean and spread of a history; None while there is too little of it."""
+def baseline(history: History, since: int | None = None) -> Baseline | None:
+    """Mean and spread of a history; None while there is too little of it.
+
+    Args:
+        history: Of a series.
+        since: As :attr:`Watch.since`.
+    """
     windows = [np.array(segment[-WINDOW:]) for segment in history.segments]
-    present = windows[-1]
+    compared = windows[-1:] if since is None else windows[since:-1]
+    levels = [(float(w.mean()), len(w)) for w in compared if len(w)]
     freedom = sum(len(w) - 1 for w in windows if len(w))
-    if not len(present) or freedom < LEAST_NIGHTS - 1:
+    if not levels or sum(map(len, windows)) < LEAST_NIGHTS or freedom < LEAST_FREEDOM:
         return None
     power = sum(float(((w - w.mean()) ** 2).sum()) for w in windows if len(w))
     spread = max(LEAST_SPREAD, math.sqrt(power / freedom))
-    return Baseline(float(present.mean()), spread, len(present), freedom)
+    mean, nights = min(levels)
+    return Baseline(mean, spread, nights, freedom)
 
 
-def examine(watches: Mapping[str, Watch], tonight: Mapping[str, float]) -> dict[str, Finding]:
+def examine(watches: Mapping[K, Watch], tonight: Mapping[K, float]) -> dict[K, Finding]:
     """Findings of one night, before anything is measured again.
 
     Args:
-        watches: Series by name, with what was known before tonight.
+        watches: Series by name, or by another key, with what was known before tonight.
         tonight: Logarithmic figures of the series that were measured.
     """
     found = {name: _test(watches[name], z) for name, z in tonight.items()}
     for name, finding in found.items():
-        if finding.state == "fine":
+        if finding.state == "fine" and watches[name].since is None:
             found[name] = slow_change(watches[name], tonight[name]) or finding
     return found
 
 
-def confirmed(
-    watches: Mapping[str, Watch], tonight: Mapping[str, float], again: Mapping[str, float]
-) -> set[str]:
-    """Which candidates are regressions, once they were measured again.
+def confirmed(watches: Mapping[K, Watch], tonight: Mapping[K, float], again: Mapping[K, float]) -> set[K]:
+    """Which candidates are confirmed, once they were measured again.
 
     Args:
         watches: As for :func:`examine`.
@@ -171,11 +196,13 @@ def confirmed(
 
 
 def _test(watch: Watch, z: float) -> Finding:
-    base = baseline(watch.history)
+    base = baseline(watch.history, watch.since)
+    present = watch.history.segments[-1]
     if base is None:
-        return Finding("learning", nights=len(watch.history.segments[-1]))
-    shift = z - base.mean
-    t = shift / (base.spread * math.sqrt(1 + 1 / base.nights))
+        return Finding("learning", nights=len(present))
+    new = [z] if watch.since is None else [*present, z]
+    shift = math.fsum(new) / len(new) - base.mean
+    t = shift / (base.spread * math.sqrt(1 / len(new) + 1 / base.nights))
     p = float(special.stdtr(base.freedom, -t))
     state: State = "candidate" if p < ALARM and shift > watch.least_shift else "fine"
     return Finding(state, math.expm1(shift), p, base.nights)
@@ -183,16 +210,27 @@ def _test(watch: Watch, z: float) -> Finding:
 
 def slow_change(watch: Watch, z: float) -> Finding | None:
     """A level of the present segment, tonight included, that crept above the first one; or None."""
+    means = [float(part.mean()) for part in levels(watch, z)]
+    if len(means) < 2 or (shift := means[-1] - means[0]) <= watch.least_shift:
+        return None
+    return Finding("slow change", math.expm1(shift), nights=len(watch.history.segments[-1]) + 1)
+
+
+def levels(watch: Watch, z: float) -> list[Floats]:
+    """The newest :data:`LONGEST_HISTORY` nights of the present segment, tonight last, cut where levels begin.
+
+    Empty where there is too little to tell, and where no two levels can lie further apart than matters.
+    """
     nights = np.array([*watch.history.segments[-1], z])[-LONGEST_HISTORY:]
     if len(nights) <= LEAST_NIGHTS:
-        return None
-    starts = change_points(nights)
-    if not starts:
-        return None
-    shift = float(nights[starts[-1] :].mean() - nights[: starts[0]].mean())
-    if shift <= watch.least_shift:
-        return None
-    return Finding("slow change", math.expm1(shift), nights=len(nights))
+        return []
+    # Every level can be cut into twos and threes, so its mean lies between the least and greatest of theirs.
+    twos = (nights[1:] + nights[:-1]) / 2
+    threes = (nights[2:] + nights[1:-1] + nights[:-2]) / 3
+    means = np.concatenate([twos, threes])
+    if means.max() - means.min() <= watch.least_shift:
+        return []
+    return list(np.split(nights, change_points(nights)))
 
 
 def change_points(figures: Sequence[float] | Floats, penalty: float = PENALTY) -> list[int]:

@@ -85,4 +85,5 @@ def show(metric: str, figure: float, digits: int = 3) -> str:
         return f"{figure:.{digits}f}"
     scale, unit, _ = _SHOWN[metric]
     shown = figure * scale
-    return f"{shown:.0f} {unit}" if abs(shown) >= 10**digits else f"{shown:.{digits}g} {unit}"
+    short = f"{shown:.{digits}g}"
+    return f"{shown:.0f} {unit}" if "e+" in short else f"{short} {unit}"

@@ -14,8 +14,9 @@ import pytest
 
 from results import nightly_report
 from results.codec import to_json
-from results.errors import ConfigError
-from results.nights import Judged, Look, accept, judge_nights, look
+from results.errors import ConfigError, StoreError
+from results.looks import Look, file_look, look
+from results.nights import Judged, accept, judge_nights, keep_look, standing, take_back
 from results.records import Environment, Interval, Plan
 from results.store import Run, Store
 from tests.fixtures_results import make_measurement, make_session
@@ -51,6 +52,7 @@ def add(
                 "environment": OLD,
                 "artifact": "ab" * 32,
                 "verdict": "valid",
+                "took_s": 1.0,
             }
             one = Look(**(values | changes))  # type: ignore[arg-type]
             run.append("looked", f"{night}/{one.series}/{slot}", to_json(one))
@@ -97,21 +99,104 @@ def test_a_mended_regression_leaves_no_trace_in_the_history(run: Run) -> None:
     calm(run)
     add(run, 14, 0.05, again=0.05)
     add(run, 15, 0.003)
-    assert newest(run).outcome == "fine"
+    assert newest(run).outcome == "mended"
+    assert "the regression of night014 is mended" in newest(run).text
     assert newest(run).finding.nights == 14
 
 
-def test_another_kernel_begins_a_new_series_and_says_how_far_it_is_away(run: Run) -> None:
+def test_another_kernel_goes_on_with_the_series_where_it_costs_nothing(run: Run) -> None:
     calm(run)
-    add(run, 14, 0.2, environment=NEW)
-    judged = newest(run)
-    assert judged.outcome == "new environment"
-    assert "kernel 6.6.31 -> 6.6.51" in judged.text
-    assert f"{math.expm1(0.2):+.1%} against the series before" in judged.text
-    add(run, 15, 0.2, environment=NEW)
-    assert newest(run).outcome == "learning"
-    add(run, 16, 0.05, again=0.05)  # the old kernel again: its own history still stands
+    add(run, 14, 0.004, environment=NEW)
+    assert newest(run).outcome == "new environment"
+    assert "kernel 6.6.31 -> 6.6.51" in newest(run).text
+    add(run, 15, 0.1, again=0.1, environment=NEW)
     assert newest(run).outcome == "regression"
+
+
+def test_a_kernel_that_costs_a_third_is_a_regression_until_it_is_accepted(run: Run) -> None:
+    calm(run)
+    for number in (14, 15, 16):
+        add(run, number, 0.26, environment=NEW)
+        assert newest(run).outcome == "regression"
+        assert "+29.7% against the series before (kernel 6.6.31 -> 6.6.51)" in newest(run).text
+        assert "10 ms -> 13 ms" in newest(run).text
+    add(run, 17, 0.0)  # the old kernel again
+    assert newest(run).outcome == "mended"
+    add(run, 18, 0.26, environment=NEW)
+    assert newest(run).outcome == "regression"
+    accept(run, SERIES)
+    add(run, 19, 0.261, environment=NEW)
+    assert newest(run).outcome == "fine"
+
+
+def test_another_board_is_never_compared(run: Run) -> None:
+    calm(run)
+    other = Environment((("kernel", "6.6.31"), ("model", "Raspberry Pi 5"), ("unit", "another")))
+    add(run, 14, 1.0, environment=other)
+    assert newest(run).outcome == "new board"
+    assert newest(run).before is None
+    assert "not compared" in newest(run).text
+    add(run, 15, 0.0)
+    assert newest(run).finding.nights == 14
+
+
+def test_a_regression_that_could_not_be_looked_at_since_still_stands(run: Run) -> None:
+    calm(run)
+    add(run, 14, 0.05, again=0.05)
+    run.append("night", "night015", {})
+    run.append("unmeasured", f"night015/{SERIES}", {"reason": "pi5: is busy"})
+    add(run, 16, 0.0, verdict="invalid", reasons=("throttled",))
+    other = Environment((("kernel", "6.6.31"), ("model", "Raspberry Pi 5"), ("unit", "another")))
+    add(run, 17, 1.0, environment=other)
+    for night, why in (("night015", "pi5: is busy"), ("night016", "throttled"), ("night017", "not compared")):
+        (judged,) = judge_nights(run, {})[night]
+        assert judged.outcome == "regression"
+        assert "+5.1% since night014: 10 ms -> 10.5 ms; not measured since night014" in judged.text
+        assert why in judged.text
+    assert [one.series for one in standing(run)] == [SERIES]
+    accept(run, "detector")
+    run.append("night", "night018", {})
+    run.append("unmeasured", f"night018/{SERIES}", {"reason": "pi5: is busy"})
+    assert newest(run).outcome == "unmeasured"
+
+
+def test_an_improvement_is_told_and_moves_the_baseline(run: Run) -> None:
+    calm(run)
+    add(run, 14, -0.1, again=-0.1)
+    assert newest(run).outcome == "improvement"
+    assert "-9.5% against 14 nights" in newest(run).text
+    add(run, 15, 0.0, again=0.0)
+    assert newest(run).outcome == "regression"
+
+
+def test_an_acceptance_can_be_taken_back_and_given_again(run: Run) -> None:
+    calm(run)
+    add(run, 14, 0.05, again=0.05)
+    for _ in range(2):
+        accept(run, SERIES)
+        assert not standing(run)
+        assert take_back(run, "detector/pi5-tflite") == [SERIES]
+        assert [one.series for one in standing(run)] == [SERIES]
+    with pytest.raises(ConfigError, match="known: none"):
+        take_back(run, "detector")
+
+
+def test_of_a_source_only_its_regressions_are_accepted(run: Run) -> None:
+    calm(run)
+    for number in range(14):
+        add(run, number, 0.003 * (-1) ** number, metric="latency_p90")
+    add(run, 14, 0.05, again=0.05)
+    add(run, 14, 0.0, metric="latency_p90")
+    assert accept(run, "detector") == [SERIES]
+
+
+def test_sizes_stored_with_a_board_go_on_without_one(run: Run) -> None:
+    for number in range(12):
+        add(run, number, math.log(1e6), metric="size", figure=Interval(1e6, 1e6, 1e6))
+    run.append("night", "night012", {})
+    keep_look(run, file_look(1_100_000, "cd" * 32, night="night012", name="detector", target="pi5-tflite"))
+    assert newest(run).outcome == "regression"
+    assert "1000 kB -> 1100 kB" in newest(run).text
 
 
 def test_a_bridge_tells_the_step_of_the_environment_from_that_of_the_file(run: Run) -> None:
@@ -174,10 +259,78 @@ def test_files_of_a_night(run: Run, tmp_path: Path) -> None:
     failed = suite.findall("testcase/failure")
     assert len(failed) == 1
     assert "regression: +5.1%" in str(failed[0].get("message"))
+    body = str(failed[0].text)
+    for words in (
+        "level before: 10 ms",
+        "tonight: 10.5 ms [10.4 ms, 10.6 ms]",
+        "measured again: 10.5 ms",
+        "kernel",
+    ):
+        assert words in body
+    assert f"boardwise nightly accept {SERIES} --plan plan" in body
+    assert {case.get("time") for case in suite.findall("testcase")} == {"2.000", "1.000", "0.000"}
     text = paths[1].read_text()
     assert "3 series: 1 regression, 1 unmeasured, 1 fine." in text
+    assert text.count("no such file") == 1
     rows = json.loads(paths[2].read_text())
     assert {row["outcome"] for row in rows} == {"regression", "fine", "unmeasured"}
     history = pd.read_csv(paths[3])
     assert len(history) == 14 * 2 + 3
     assert set(history.columns) == set(rows[0])
+
+
+def test_what_strangers_wrote_stays_text(run: Run, tmp_path: Path) -> None:
+    name = "x\x1b[31m|<img src=x>[a](b)\x00\ufffe"
+    calm(run)
+    add(run, 14, 0.0, name=name)
+    run.append("unmeasured", "night014/y/pi5-tflite/latency_p50", {"reason": "a\n# b\x1b]0;c\x07 <script>"})
+    junit, page, _, history = nightly_report.write(tmp_path / "out", "plan", judge_nights(run, {}))
+    assert len(ElementTree.parse(junit).getroot().findall("testcase")) == 2
+    for path in (junit, page):
+        assert not set(path.read_text()) & set("\x1b\x07\x00\ufffe")
+    text = page.read_text()
+    assert "<script" not in text.replace("\\<", "")
+    assert "\n# b" not in text
+    assert history.exists()
+
+
+@pytest.mark.parametrize("night", ["/tmp/elsewhere", "..", "../x", "a/b"])
+def test_a_night_that_is_a_path_is_refused(run: Run, tmp_path: Path, night: str) -> None:
+    run.append("night", night, {})
+    with pytest.raises(StoreError, match="called"):
+        judge_nights(run, {})
+    with pytest.raises(StoreError, match="no name of a night"):
+        nightly_report.write(tmp_path / "out", "plan", {night: []})
+    assert not list(tmp_path.glob("out/**/*.xml"))
+
+
+def test_links_in_place_of_files_are_replaced_and_folders_refused(run: Run, tmp_path: Path) -> None:
+    calm(run, 1)
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    own = tmp_path / "out" / "night000"
+    own.mkdir(parents=True)
+    for path in (own / "junit.xml", own / "nightly.md", own / "nightly.json", own.parent / "history.csv"):
+        path.symlink_to(target)
+    nightly_report.write(tmp_path / "out", "plan", judge_nights(run, {}))
+    assert target.read_text() == "mine"
+    assert not any(path.is_symlink() for path in tmp_path.glob("out/**/*"))
+    (tmp_path / "linked").symlink_to(tmp_path / "out")
+    with pytest.raises(StoreError, match="is a link"):
+        nightly_report.write(tmp_path / "linked", "plan", judge_nights(run, {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "body"),
+    [
+        ("unmeasured", "nowhere/x", {"reason": "r"}),
+        ("unmeasured", "night000/x", {}),
+        ("accepted", "night000/x", {}),
+        ("accepted", "night000/x", []),
+    ],
+)
+def test_a_record_of_no_night_is_an_error_of_the_store(run: Run, kind: str, key: str, body: object) -> None:
+    calm(run, 1)
+    run.append(kind, key, body)
+    with pytest.raises(StoreError, match="none of a night's"):
+        judge_nights(run, {})
