@@ -258,6 +258,7 @@ def _sayer(give_up_after_s: float) -> Callable[[str, str], None]:
 
 def _measure_board(night: Night, board: Board, dues: Sequence[Due]) -> None:
     before = newest_looks(night.run)
+    terminal.say(f"{board.name}: measuring {len(dues)} models in turns with the reference")
     if not night.plan.accept_noisy:
         left_s = QUIET_WAIT_S if night.ends_at is None else max(0.0, night.ends_at - time.time())
         require_quiet(

@@ -7,7 +7,6 @@ or the plan's folder.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from xml.etree import ElementTree
 from results.codec import digest, to_json
 from results.errors import StoreError
 from results.looks import Look
-from results.markdown import table
+from results.markdown import escape, table
 from results.night_texts import remedy
 from results.nights import BAD, Judged, Outcome
 from results.output import write_whole
@@ -143,23 +142,18 @@ def markdown(plan: str, night: str, judged: Sequence[Judged]) -> str:
     for one in sorted(judged, key=lambda one: (WORST_FIRST.index(one.outcome), one.series)):
         text = "see below" if one.outcome == "unmeasured" else one.text
         figure = "" if one.look is None else _interval(one.look)
-        rows.append([_inert(cell) for cell in (one.series, one.outcome, figure, text)])
+        rows.append([one.series, one.outcome, figure, text])
     lines = [f"# {plan}, night {night}", "", headline(judged), ""]
     lines += [table(["series", "outcome", "figure", "what was seen"], rows), ""]
     lines += [
-        f"* Not measured ({len(names)} series): {_inert(why)}" for why, names in unmeasured(judged).items()
+        f"* Not measured ({len(names)} series): {escape(why)}" for why, names in unmeasured(judged).items()
     ]
     lines += [
-        f"* {_inert(one.series)}: {_inert(remedy(one.series, plan))}" for one in judged if one.outcome in BAD
+        f"* {escape(one.series)}: {escape(remedy(one.series, plan))}" for one in judged if one.outcome in BAD
     ]
     lines += ["", "Figures with their 95 % intervals. Shifts are relative to the reference network that is"]
     lines += ["measured in the same turns, except across a change of the environment.", ""]
     return "\n".join(lines)
-
-
-def _inert(text: str) -> str:
-    """A text without a meaning in Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>&#!~])", r"\\\1", printable(text))
 
 
 def unmeasured(judged: Sequence[Judged]) -> dict[str, list[str]]:

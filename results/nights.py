@@ -210,8 +210,8 @@ def _accepted(run: Run) -> dict[str, list[str]]:
 
 def _looks(run: Run) -> list[Look]:
     looks = [from_json(Look, record.body) for record in run.records("looked")]
-    if any(one.figure.value <= 0 for one in looks):
-        raise StoreError(f"run {run.name!r} holds a figure that is not above 0")
+    if not all(1e-30 < one.figure.value < 1e30 and abs(one.z) < 100 for one in looks):
+        raise StoreError(f"run {run.name!r} holds a figure that nothing measurable has")
     # Earlier versions took the size from the board's measurement, with the board's environment.
     return [replace(one, environment=FILE) if one.metric == "size" else one for one in looks]
 

@@ -334,3 +334,13 @@ def test_a_record_of_no_night_is_an_error_of_the_store(run: Run, kind: str, key:
     run.append(kind, key, body)
     with pytest.raises(StoreError, match="none of a night's"):
         judge_nights(run, {})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"z": 1e300}, {"figure": Interval(0, 0, 0)}, {"figure": Interval(1, 1e300, 1)}]
+)
+def test_a_figure_that_cannot_be_is_an_error_of_the_store(run: Run, changes: dict[str, object]) -> None:
+    calm(run, 1)
+    add(run, 1, 0.0, **changes)
+    with pytest.raises(StoreError, match="nothing measurable"):
+        judge_nights(run, {})
