@@ -337,7 +337,7 @@ def test_a_record_of_no_night_is_an_error_of_the_store(run: Run, kind: str, key:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"z": 1e300}, {"figure": Interval(0, 0, 0)}, {"figure": Interval(1, 1e300, 1)}]
+    "changes", [{"z": 1e300}, {"figure": Interval(0, 0, 0)}, {"figure": Interval(1e300, 1e300, 1e300)}]
 )
 def test_a_figure_that_cannot_be_is_an_error_of_the_store(run: Run, changes: dict[str, object]) -> None:
     calm(run, 1)
