@@ -407,7 +407,7 @@ def test_a_differentiable_regression_finds_the_least_error(
 
 
 SPEEDUPS = {
-    "lower_fidelity": '[{ name = "lower_fidelity", rungs = [{ epochs = 1 }], reduction = 2, known = 1.0 }]',
+    "lower_fidelity": '[{ name = "lower_fidelity", rungs = [{ epochs = 1 }], reduction = 2 }]',
     "learning_curves": '[{ name = "learning_curves", level = 0.4 }]',
     "inheritance": '["inheritance"]',
     "supernet": '["supernet", { name = "lower_fidelity", rungs = [{ epochs = 0 }], reduction = 2 }]',
@@ -427,6 +427,6 @@ def test_each_speedup_of_a_regression_finds_the_least_error(
     finds_the_least(folder, capsys.readouterr().out)
     trials = pd.read_csv(folder / "trials.csv")
     assert (set(trials["level"]) == {"full"}) == (name == "inheritance")
-    if name != "supernet":  # whose scores are not those of trainings
+    if name in ("learning_curves", "inheritance"):  # a rung leaves some behind, for their costs, too
         least = trials[trials["level"] == "full"][f"{SLUG}_validation"].min()
-        assert least == trials[f"{SLUG}_validation"].min(), "it was neither left at a rung nor ended early"
+        assert least == trials[f"{SLUG}_validation"].min(), "it was not ended early"
