@@ -363,19 +363,20 @@ def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
                 tail = "" if kind.precision == "fp32" else f"-{kind.precision}"
                 path = models / f"trial{number}{tail}.{kind.file_format}"
                 measured = known.get((str(number), kind), set())
+                written.append((number, kind, path))
                 if keep_or_write(path, partial(files.file, kind), measured):
-                    written.append((number, kind, path))
-                elif measured:
+                    continue
+                if measured:
                     refused.append(path)
                 else:
                     rig.watcher.note(f"  {path} is left as it is: it would be written in other bytes now")
-    write_notes(models, history(rig.run), rig.task, written)
     if refused:
         raise StoreError(
             f"not written, for they would not be what was measured: {', '.join(map(str, refused))}; "
             "what is there was left as it is. Another version of Boardwise or another host began this run: "
             "resume it there, or begin a new run"
         )
+    write_notes(models, history(rig.run), rig.task, written)
 
 
 def result_paths(folder: Path) -> list[Path]:

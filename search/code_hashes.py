@@ -1,6 +1,6 @@
 """Whether a user's own Python files still mean what they did: hashes of what they define.
 
-Comments, docstrings, layout and the order of definitions do not count, nor does :data:`IGNORED`.
+Comments, docstrings, layout and the order of imports and definitions do not count, nor does :data:`IGNORED`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from search.user_code import is_users
 IGNORED = ("CREDITS",)
 """Definitions that no figure depends on."""
 
-WHOLE, REST = "", "other lines"
-"""Beside the names of definitions: the file to the byte, and what defines nothing."""
+WHOLE, IMPORTS, REST = "", "its imports", "other lines"
+"""Beside the names of definitions: the file to the byte, imports in any order, and what defines nothing."""
 
 Code = dict[str, dict[str, str]]
 """Hash by file and definition."""
@@ -76,7 +76,7 @@ def definitions(source: bytes) -> dict[str, str]:
     for name, text in _named(_Bare().visit(ast.parse(source)).body, ""):
         if name not in IGNORED:
             texts.setdefault(name, []).append(text)
-    hashes = {name: digest(lines) for name, lines in texts.items()}
+    hashes = {name: digest(sorted(t) if name == IMPORTS else t) for name, t in texts.items()}
     return {WHOLE: hashlib.sha256(source).hexdigest(), **hashes}
 
 
@@ -95,15 +95,16 @@ def _named(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(statement, ast.ClassDef):
             yield from _named(statement.body, f"{prefix}{statement.name}.")
             statement.body = []
-        name = _name(statement)
-        yield prefix + name if name else REST, ast.unparse(statement)
+        yield _name(statement, prefix), ast.unparse(statement)
 
 
-def _name(statement: ast.stmt) -> str:
+def _name(statement: ast.stmt, prefix: str) -> str:
     if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return statement.name
+        return prefix + statement.name
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return IMPORTS
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else ""
+    return prefix + targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else REST
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
