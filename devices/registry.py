@@ -160,7 +160,9 @@ def _read(path: Path) -> tomlkit.TOMLDocument:
 def _parse(text: str, path: Path) -> tomlkit.TOMLDocument:
     try:
         return tomlkit.parse(text)
-    except TOMLKitError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: its values are nested too deeply") from error
+    except (TOMLKitError, ValueError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 

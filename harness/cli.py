@@ -257,6 +257,9 @@ def _add_nightly(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from harness.first_look import look_at_device
+
+    look_at_device(args)
     from harness.compare import compare_command
 
     return compare_command(args)
@@ -271,33 +274,48 @@ def _nightly(args: argparse.Namespace) -> int:
         return accept_command(args)
     if len(args.words) != 1 or args.undo or args.plan is not None:
         args.usage("nightly takes one plan file; --plan and --undo belong to nightly accept NAME")
+    from harness.first_look import look_at_file
+
+    look_at_file(args, Path(args.words[0]))
     from harness.nightly import nightly
 
     return nightly(args)
 
 
 def _bench(args: argparse.Namespace) -> int:
+    from harness.first_look import look_at_device
+
+    look_at_device(args)
     from harness.bench import bench
 
     return bench(args)
 
 
 def _search(args: argparse.Namespace) -> int:
+    from harness.first_look import look_at_study
+
+    look_at_study(args)
     from harness.studies_cli import dry_run, search
 
     return dry_run(args) if args.dry_run else search(args)
 
 
 def _resume(args: argparse.Namespace) -> int:
+    from harness.first_look import run_folder
+
+    folder = run_folder(args)
     from harness.studies_cli import resume
 
-    return resume(args)
+    return resume(args, folder)
 
 
 def _report(args: argparse.Namespace) -> int:
-    from harness.studies_cli import report
+    from harness.first_look import run_folder
 
-    return report(args)
+    folder = run_folder(args)
+    from harness.outcome import report
+
+    return report(args, folder)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from devices.device import AskSecret, DeviceEntry, connect
 from devices.meter_entry import BOARD, HOST, MeterEntry
 from devices.power_switch import PowerSwitch
 from devices.registry import Lab
-from harness import plugins
+from harness import first_look, plugins
 from harness.board import Board
 from harness.energy import MeterSeat
 from harness.host import Host
@@ -42,7 +42,7 @@ from search.tasks import Task
 METERS = ".cache/boardwise/meters"
 """Where agents that only read a meter keep themselves."""
 
-STORE = "store.sqlite"
+STORE = first_look.STORE
 """File name of the store in a run's folder."""
 
 Reach = tuple[Callable[[], BoardAgent], Callable[[], None]]

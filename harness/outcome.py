@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.text import Text
 
 from harness import terminal
 from harness.exit_codes import Exit
+from harness.first_look import STORE
 from harness.quantities import show
-from results import table
+from results import plots, table
+from results import report as reports
 from results.across_targets import spans_targets
 from results.codec import from_json
 from results.confirmation import frontless, unconfirmed
@@ -24,10 +27,44 @@ from results.failures import failures
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
 from results.shapes import records
-from results.store import Run
+from results.store import Run, Store
+from results.tracebacks import write_tracebacks
 from results.units import score_title
 
 SHOWN_CLOSEST = 5
+
+
+def report(args: argparse.Namespace, folder: Path) -> int:
+    """Writes everything that follows from the stored records again, and changes nothing in the store."""
+    with Store.open_to_read(folder / STORE) as store:
+        run = store.run(folder.name)
+        show_outcome(args, run, folder, write_report(run, folder))
+    return Exit.FINE
+
+
+def write_report(run: Run, folder: Path) -> list[Path]:
+    """Writes everything that follows from stored records alone: CSVs, pictures, the report; their paths."""
+    paths = table.write_csvs(run, folder)
+    for target in (from_json(Target, target) for target in run.config["targets"]):
+        path = folder / f"front_{target.name}.png"
+        plots.front_picture(run, target.name, path)
+        paths.append(path)
+    return [*paths, *write_tracebacks(run, folder), reports.write_report(run, folder)]
+
+
+def result_paths(folder: Path) -> list[Path]:
+    """What a run's folder has for its reader: report, CSVs, pictures, models."""
+    patterns = ("report.md", "tracebacks.txt", "*.csv", "*.png", "models/*")
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
+
+
+def show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
+    """Prints what a run has found, as the command line asks for it."""
+    if args.json:
+        terminal.write_json(outcome_json(run, folder, paths))
+    else:
+        print_outcome(run, folder, paths)
 
 
 def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from harness.export import Exported
 from harness.loop import Loop
 from harness.measure import Job, measure_together, require_quiet
 from harness.model_notes import write_notes
+from harness.outcome import write_report
 from harness.prepare import prepare
 from harness.pretrain import pretrain
 from harness.prove import score_on_board
@@ -29,7 +30,7 @@ from harness.rung_notes import RungNotes
 from harness.speedups import accelerated
 from harness.verify import check_on_board
 from harness.winners import keep_or_write, known_hashes
-from results import plots, report, table
+from results import table
 from results.across_targets import front_across_targets
 from results.codec import from_json, to_json
 from results.errors import (
@@ -43,8 +44,6 @@ from results.errors import (
 from results.evaluations import evaluations, history
 from results.records import Evaluation, Measurement, Score, Target, Trial
 from results.statistics import judge
-from results.store import Run
-from results.tracebacks import write_tracebacks
 from search.learning_curve_stopping import StopsEarly
 from search.strategy import Strategy
 from search.training import evaluate
@@ -377,21 +376,3 @@ def _write_models(rig: Rig, models: Path, winners: Collection[int]) -> None:
             "resume it there, or begin a new run"
         )
     write_notes(models, history(rig.run), rig.task, written)
-
-
-def result_paths(folder: Path) -> list[Path]:
-    """What a run's folder has for its reader: report, CSVs, pictures, models."""
-    patterns = ("report.md", "tracebacks.txt", "*.csv", "*.png", "models/*")
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    return [path for path in found if not path.is_symlink() and not path.parent.is_symlink()]
-
-
-def write_report(run: Run, folder: Path) -> list[Path]:
-    """Writes everything that follows from stored records alone."""
-    paths = table.write_csvs(run, folder)
-    targets = [from_json(Target, target) for target in run.config["targets"]]
-    for target in targets:
-        path = folder / f"front_{target.name}.png"
-        plots.front_picture(run, target.name, path)
-        paths.append(path)
-    return [*paths, *write_tracebacks(run, folder), report.write_report(run, folder)]

@@ -15,14 +15,14 @@ from harness.config import STORE
 from harness.exit_codes import Exit
 from harness.file_metadata import FILE_METADATA, metadata_of
 from harness.host_trust import ask_secret
-from harness.outcome import exit_code, outcome_json, print_outcome
+from harness.outcome import exit_code, result_paths, show_outcome
 from harness.preflight import look_at
 from harness.progress import LiveWatcher, Watcher
 from harness.relaxation import check_stages, costs_before
 from harness.resumption import BEGUN_WITH, begun_with, check_unchanged, stored_space, stored_study
 from harness.study import Study, problem_of, read_study
 from results.codec import to_json
-from results.errors import ConfigError, unknown_name
+from results.errors import ConfigError
 from results.evaluations import stored_problem
 from results.store import Run, Store
 from search.space import SearchSpace
@@ -44,9 +44,8 @@ def search(args: argparse.Namespace) -> int:
         return _go_on(args, study, lab, run, folder, task)
 
 
-def resume(args: argparse.Namespace) -> int:
+def resume(args: argparse.Namespace, folder: Path) -> int:
     """Goes on with a run; what is stored is not done again."""
-    folder = _folder(args)
     with Store.open(folder / STORE) as store:
         run = store.run(folder.name)
         study = stored_study(run, folder / "study.toml")
@@ -55,16 +54,6 @@ def resume(args: argparse.Namespace) -> int:
         for note in check_unchanged(run, study, task, space):
             terminal.say(f"boardwise: {note}")
         return _go_on(args, study, Lab.load(args.lab), run, folder, task)
-
-
-def report(args: argparse.Namespace) -> int:
-    """Writes everything that follows from the stored records again."""
-    folder = _folder(args)
-    with Store.open_to_read(folder / STORE) as store:
-        run = store.run(folder.name)
-        paths = stages.write_report(run, folder)
-        _show_outcome(args, run, folder, paths)
-    return Exit.FINE
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -109,13 +98,13 @@ def _go_on(args: argparse.Namespace, study: Study, lab: Lab, run: Run, folder: P
             with config.open_rig(study, lab, run, watcher, ask_secret=ask_secret(), task=task) as rig:
                 strategy = config.strategy_of(study, rig.space, rig.problem)
                 stages.run_study(rig, strategy, folder)
-                paths = stages.result_paths(folder)
+                paths = result_paths(folder)
         except BaseException:
             terminal.say(f"boardwise: go on with: boardwise resume {folder}")
             raise
         finally:
             watcher.close()
-    _show_outcome(args, run, folder, paths)
+    show_outcome(args, run, folder, paths)
     return exit_code(run)
 
 
@@ -162,18 +151,3 @@ def _new_folder(runs: Path, name: str) -> Path:
             raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
         return folder
     raise ConfigError(f"{runs}: has too many runs called {name}; remove some or give the study another name")
-
-
-def _folder(args: argparse.Namespace) -> Path:
-    for folder in (Path(args.run), args.runs / args.run):
-        if (folder / STORE).is_file():
-            return folder.resolve()
-    known = [path.parent.name for path in args.runs.glob(f"*/{STORE}")]
-    raise ConfigError(f"{unknown_name('run', str(args.run), known)} (looked in {args.runs}/)")
-
-
-def _show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[Path]) -> None:
-    if args.json:
-        terminal.write_json(outcome_json(run, folder, paths))
-    else:
-        print_outcome(run, folder, paths)

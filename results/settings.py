@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from results.errors import ConfigError, unknown_name
 
+LARGEST = 2**63 - 1
+"""Greatest whole number, which is TOML's own (toml.io/en/v1.0.0#integer); Python would read any."""
+
 T = TypeVar("T")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
@@ -43,7 +46,9 @@ class Settings:
             raise ConfigError(f"{path}: no such file") from error
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError as error:
+            raise ConfigError(f"{path}: its values are nested too deeply") from error
+        except ValueError as error:  # TOML's own and that of text that is not UTF-8 among them
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
     def take(self, key: str, kind: type[T], default: T | None = None) -> T:
@@ -65,6 +70,8 @@ class Settings:
         if key not in self._values:
             return None
         value = self._values[key]
+        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            raise self.error(key, "is a number too large")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -95,7 +95,7 @@ def test_an_error_reaches_the_terminal_as_text(
     def fail(args: object) -> int:
         raise ConfigError(f"{HOSTILE}\nboardwise: all is well")
 
-    monkeypatch.setattr("harness.studies_cli.report", fail)
+    monkeypatch.setattr("harness.first_look.run_folder", fail)
     assert main(["report", "x"]) == 1
     said = capsys.readouterr().err
     assert is_safe(said)
