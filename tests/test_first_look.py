@@ -64,12 +64,17 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(command: str, said:
     assert done.stdout == "heavy:\n"
 
 
-def test_a_misspelt_key_is_told_before_pytorch_is_imported(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"), [("search study.toml", "study.toml"), ("nightly accept nobody", "nobody")]
+)
+def test_what_takes_a_closer_look_is_told_before_pytorch_is_imported(
+    command: str, said: str, folder: Path
+) -> None:
     (folder / "study.toml").write_text("[study]\nnme = 'x'\n")
-    command = [sys.executable, "-c", SCRIPT, "search", "study.toml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", SCRIPT, *command.split()]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "study.toml" in done.stderr
+    assert said in done.stderr
     assert not {"torch", "pandas", "sklearn", "matplotlib"} & set(done.stdout.split())
 
 
