@@ -3,7 +3,8 @@
 Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 14; :mod:`results.scores` makes
 the interval.  The images of one example are drawn together (Davison & Hinkley 1997, "Bootstrap Methods and
 their Application", 3.8), because they are not independent.  The draws depend on nothing but the number of
-examples, so the same outputs give the same interval, and candidates are compared on the same samples.
+examples, so the same outputs give the same interval to the bit (or none, if a slow metric runs out of time),
+and candidates are compared on the same samples.
 """
 
 from __future__ import annotations

@@ -225,7 +225,9 @@ class Task:
         if self.measure is None:
             right = int((outputs.argmax(1) == split.labels).sum())
             return Score(right / len(split.labels), split.examples)
-        score = Score(_number(self.measure(outputs, split.labels)), split.examples, proportion=False)
+        # Copies: what the user's code does to its arguments must change neither the samples nor the data.
+        value = _number(self.measure(outputs.copy(), split.labels.copy()))
+        score = Score(value, split.examples, proportion=False)
         if not with_interval or not math.isfinite(score.value):
             return score
         if self.whole_split:

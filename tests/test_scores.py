@@ -84,6 +84,20 @@ def test_samples_are_the_same_to_the_bit_and_outlast_the_store() -> None:
     assert scores.interval(score, 0.5).low > interval.low
 
 
+def test_a_metric_that_changes_its_arguments_spoils_neither_interval_nor_data() -> None:
+    def in_place(outputs: Floats, targets: NDArray[Any]) -> float:
+        outputs -= targets[:, None]
+        np.abs(outputs, out=outputs)
+        targets += 1
+        return float(outputs.mean())
+
+    errors = np.random.default_rng(0).normal(size=50)
+    changed, plain = score_of(errors, in_place), score_of(errors)
+    assert changed.value == pytest.approx(plain.value, rel=1e-5)
+    assert changed.resampled == pytest.approx(plain.resampled, rel=1e-5)
+    assert changed.left_out == pytest.approx(plain.left_out, rel=1e-5)
+
+
 def test_bca_of_a_skewed_mean_reaches_further_to_the_long_side() -> None:
     interval = scores.interval(score_of(np.random.default_rng(3).exponential(size=100)))
     assert interval.high - interval.value > 1.1 * (interval.value - interval.low)
