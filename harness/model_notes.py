@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from harness.file_metadata import FILE_METADATA, metadata_of
 from results.confirmation import why
 from results.evaluations import History
 from results.front import front
+from results.markdown import escape
 from results.output import write_whole
 from results.printable import printable
 from search.tasks import Task
@@ -53,7 +54,11 @@ def write_notes(folder: Path, known: History, task: Task, written: Sequence[Writ
         return
     facts: dict[str, Any] = {name: json.loads(text) for name, text in metadata_of(task).items()}
     facts["input_shape"] = list(task.input_shape)
-    facts["files"] = {path.name: _file(known, number, kind, path) for number, kind, path in written}
+    members = {
+        t.name: {m.candidate.known.trial.number for m in front(known, t.name) if m.nominal}
+        for t in known.targets
+    }
+    facts["files"] = {path.name: _file(known, members, number, kind, path) for number, kind, path in written}
     texts = {"models.json": json.dumps(facts, indent=2), "README.md": _readme(facts, known, task, written)}
     if task.class_names:
         texts["labels.txt"] = "".join(f"{printable(name)}\n" for name in task.class_names)
@@ -63,20 +68,19 @@ def write_notes(folder: Path, known: History, task: Task, written: Sequence[Writ
             write_whole(path, text.encode())
 
 
-def _file(known: History, number: int, kind: Kind, path: Path) -> dict[str, Any]:
-    """Its hash, and on which targets it is confirmed or, a member of the front, not."""
+def _file(
+    known: History, members: Mapping[str, Collection[int]], number: int, kind: Kind, path: Path
+) -> dict[str, Any]:
+    """Its hash, and on which targets it is confirmed or, one of their ``members``, not."""
     trial = next(t for t in known.trials if t.trial.number == number)
     targets = [target for target in known.targets if kind_of(target) == kind]
-    fronts = {
-        t.name: {m.candidate.known.trial.number for m in front(known, t.name) if m.nominal} for t in targets
-    }
     return {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "confirmed": [target.name for target in targets if target.name in trial.confirmed],
         "not_confirmed": {
             target.name: why(known, target)
             for target in targets
-            if number in fronts[target.name] and target.name not in trial.confirmed
+            if number in members[target.name] and target.name not in trial.confirmed
         },
     }
 
@@ -94,7 +98,7 @@ def _readme(facts: dict[str, Any], known: History, task: Task, written: Sequence
         answer='known["classes"][logits.argmax()]' if task.class_names else "logits",
     )
     missing = {
-        f"- `{name}` on {target}: {reason}"
+        f"- `{name}` on {target}: {escape(reason)}"
         for name, file in facts["files"].items()
         for target, reason in file["not_confirmed"].items()
     }

@@ -69,8 +69,9 @@ def report(
 ) -> str:
     """The report as Markdown, from records that were read already."""
     sections = [f"# {escape(known.name)}", *_searched(known), *_counts(known, finished)]
+    missing = unconfirmed(known)
     for target in known.targets:
-        sections += _target(known, target)
+        sections += _target(known, target, missing.get(target.name))
     sections += [*across_targets(known), *deployments(known), *relaxation(known, pretrained)]
     sections += [*speedups(known, pretrained), *sharing]
     return (
@@ -167,7 +168,7 @@ def _time(finished: Sequence[Mapping[str, Any]]) -> list[str]:
 # --------------------------------------------------------------------------- per target
 
 
-def _target(known: History, target: Target) -> list[str]:
+def _target(known: History, target: Target, not_confirmed: str | None) -> list[str]:
     found = candidates(known, target.name)
     frame = pareto_table(known, target.name)
     here = frame[frame["front"] != "other environment"]
@@ -178,8 +179,10 @@ def _target(known: History, target: Target) -> list[str]:
         sections += _none_within(known, target)
     else:
         sections += [f"![Front on {target.name}](front_{target.name}.png)", *_members(known, here, target)]
-    if target.name in (missing := unconfirmed(known)):
-        sections.append(f"**Not confirmed**: {missing[target.name]}. Go on: `boardwise resume {known.name}`.")
+    if not_confirmed:
+        sections.append(
+            f"**Not confirmed**: {escape(not_confirmed)}. Go on: `boardwise resume {known.name}`."
+        )
     elsewhere = len(frame) - len(here)
     if elsewhere:
         sections.append(
