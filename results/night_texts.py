@@ -55,8 +55,9 @@ class Told:
         if verdict.outcome == "regression" and self.metric == "size":
             return seen  # one look at a file is enough
         if verdict.outcome == "regression":
-            how = "measured again in the same night" if self.looked_again else "seen two nights in a row"
-            return f"{seen}; {how} and confirmed"
+            if self.looked_again:
+                return f"{seen}; measured again in the same night and confirmed"
+            return f"{seen}; too large to need a second look"
         if verdict.outcome == "improvement":
             follows = "the baseline moves" if verdict.has_moved else "a second night will move the baseline"
             return f"{seen}; {follows}"

@@ -98,7 +98,7 @@ class Standing:
 
     Attributes:
         outcome: ``regression`` or ``slow change``.
-        night: In which it was told first.
+        night: In which it was seen first.
         step: From where to where, as of the newest night.
         finding: As of the newest night.
         moved: Nights that are the new baseline once it is accepted.
@@ -160,7 +160,7 @@ class Verdict:
         finding: Its figures; the shift is below 0 where the series became better.
         scale: ``level`` where it was told across environments.
         before: Logarithm of the level that it was compared with; None while learning.
-        since: Night in which a regression was told first, or an improvement that did not last.
+        since: Night in which a regression was seen first, or an improvement that did not last.
         wants_again: Whether it should be measured again tonight.
         has_moved: Whether the night moved the baseline.
     """
@@ -257,7 +257,9 @@ class Series:
             known = self._crept_up(point, side.finding)
         elif known is None:
             step = Step(side.scale, self._before(side.scale), point)
-            known = Standing("regression", point.night, step, side.finding, (point,))
+            doubt = self.doubt if self.doubt is not None and self.doubt.sign == WORSE else None
+            night = point.night if doubt is None else doubt.step.point.night
+            known = Standing("regression", night, step, side.finding, (point,))
         else:
             shift = math.expm1(known.step.shift(point))
             p = side.finding.p if side.is_told else known.finding.p

@@ -118,6 +118,7 @@ def test_a_candidate_that_was_not_measured_again_is_confirmed_by_the_next_night(
         *("unconfirmed", "regression", "regression"),
         *("mended", "improvement", "fine"),
     ]
+    assert told[1].since == "n20"
 
 
 # --------------------------------------------------------------------------- across environments
