@@ -60,6 +60,7 @@ EMULATED_PLAN = replace(PLAN, session_s=0.001, warmup_s=0.0, min_runs=10, load_l
 PACKAGES = {"onnxruntime": "onnxruntime-", "tflite": "ai-edge-litert-"}
 LOOP = """
 import json, os, sys, time
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 path, cpus, warmup_s, session_s, least = sys.argv[1], *map(json.loads, sys.argv[2:6])
 package = sys.argv[6]
 if package:

@@ -56,6 +56,7 @@ STUDY: dict[str, Any] = {
     "targets": [{"device": DEVICE, "runtime": "onnxruntime"}],
 }
 NAIVE = """
+import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import sys, numpy as np, onnxruntime as ort
 session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 feed = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}

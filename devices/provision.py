@@ -42,8 +42,9 @@ _MODULES = {
 
 # Arguments: folder (none if empty), package, module, inputs as JSON.  The model comes on stdin.
 _SMOKE = r"""
-import importlib, json, sys
+import importlib, json, os, sys
 from importlib import metadata
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 folder, package, module, inputs = *sys.argv[1:4], json.loads(sys.argv[4])
 sys.path[:0] = [folder] if folder else []
 runtime = importlib.import_module(module)

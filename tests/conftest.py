@@ -7,6 +7,8 @@ from collections.abc import Generator
 
 import pytest
 
+import harness  # noqa: F401 - before any test imports ONNX Runtime, whose telemetry it switches off
+
 pytest_plugins = ["tests.fixtures_ssh", "tests.fixtures_emulation"]
 
 

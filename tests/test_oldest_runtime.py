@@ -26,7 +26,8 @@ VERSION = "1.15.0" if sys.version_info < (3, 12) else "1.20.1"
 """For Python 3.11 the first there is; later Pythons come with NumPy 2, which older ones do not take."""
 
 RUN = """
-import sys
+import os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.path.insert(0, sys.argv[1])
 import json, numpy, onnxruntime
 levels = onnxruntime.GraphOptimizationLevel

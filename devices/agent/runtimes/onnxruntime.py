@@ -48,7 +48,8 @@ ELEMENTS = {
 
 
 def load(module: str) -> Any:
-    """Imports ONNX Runtime and silences its log, which is not where its errors are."""
+    """Imports ONNX Runtime and silences its log, which is not where its errors are, and its telemetry."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else 1.32 leaves files in ~/.cache/Microsoft, and a thread
     library = importlib.import_module(module)
     library.set_default_logger_severity(4)
     return library
