@@ -135,16 +135,16 @@ def _winner(folder: Path, trial: str, args: argparse.Namespace) -> Path:
 
 def _best(folder: Path, device: str, runtime: str) -> int:
     from results import table
-    from results.codec import from_json
+    from results.evaluations import history
 
     with Store.open_to_read(folder / config.STORE) as store:
-        run = store.run(folder.name)
-        targets = [from_json(Target, target) for target in run.config["targets"]]
+        known = history(store.run(folder.name))
+        targets = known.targets
         here = [t for t in targets if t.device == device and t.runtime == runtime]
-        front = table.pareto(run, here[0].name).query("nominal") if here else None
+        front = table.pareto_table(known, here[0].name).query("nominal") if here else None
     if front is None or front.empty:
-        known = ", ".join(t.name for t in targets)
-        raise ConfigError(f"run {folder.name}: no front on {device} with {runtime}; its targets: {known}")
+        names = ", ".join(t.name for t in targets)
+        raise ConfigError(f"run {folder.name}: no front on {device} with {runtime}; its targets: {names}")
     return int(front["trial"].iloc[0])
 
 
