@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from results.errors import ArchitectureError, ConfigError, unknown_name
+from results.errors import ArchitectureError, ConfigError, OutOfMemory, unknown_name
 from results.records import Architecture, Option
 from search import torch_state
+from search.host_memory import require_room_for
 from search.module_graph import network_of
 from search.network import Network, Shape
 from search.space import Decision, SearchSpace
@@ -97,12 +101,39 @@ class Space(SearchSpace):
         return network
 
     def _module(self, arguments: dict[str, Any]) -> nn.Module:
-        with blamed(f"{self._text} raised", ArchitectureError), torch_state.seeded(SEED):
+        with blamed(f"{self._text} raised", ArchitectureError), torch_state.seeded(SEED), _Room(self._text):
             found = self._function(**arguments)
         module = found[0] if isinstance(found, tuple) and found else found  # (module, example): as for bench
         if not isinstance(module, nn.Module):
             raise ArchitectureError(f"{self._text} is to return an nn.Module, not a {type(found).__name__}")
         return module
+
+
+class _Room(TorchFunctionMode):
+    """Ends a function before it takes more memory than there is, whereupon the kernel would end the search.
+
+    PyTorch's layers make their weights by ``torch.empty``.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+        self._elements = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Looks at the size of what is to be made, and makes it.
+
+        Raises:
+            ArchitectureError: If this machine cannot hold it.
+        """
+        if function is torch.empty and args:
+            size = args[0] if isinstance(args[0], tuple | list) else args
+            self._elements += math.prod(int(edge) for edge in size)
+            try:
+                require_room_for({"": (self._elements,)}, self._text)
+            except OutOfMemory as error:
+                raise ArchitectureError(f"{self._text} {error.message}") from error
+        return function(*args, **(kwargs or {}))
 
 
 def _function(text: str) -> Callable[..., Any]:

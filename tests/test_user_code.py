@@ -249,6 +249,12 @@ PLACES: dict[str, Place] = {
         lambda path: (s := module_of(path)).build(an_architecture(s)),
         ArchitectureError,
     ),
+    "forward()": (
+        MODEL,
+        "        return self.last(",
+        lambda path: (s := module_of(path)).build(an_architecture(s)),
+        ArchitectureError,
+    ),
     "a task": (TASK, "def data", trained, DataError),
     "data()": (TASK, "    digits = ", trained, DataError),
     "loss()": (TASK + "def loss(outputs, targets):\n    return 0\n", "    return 0", trained, TrainingError),
@@ -477,3 +483,11 @@ def test_a_network_too_large_for_this_machine_is_refused_before_it_is_drawn(
     study.write_text(study.read_text().replace("[task]", 'limits = ["parameters <= 10 k"]\n[task]', 1))
     assert run(other, lab) == 0
     assert {state for state, _ in told(other)} == {"complete", "infeasible"}
+
+
+def test_a_module_too_large_for_this_machine_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(MODEL.replace("nn.Linear(1, classes)", "nn.Linear(10**6, 10**7)"))
+    space = module_of(own)
+    with pytest.raises(ArchitectureError, match=r"own\.py:build needs 1\.6e\+05 GB of memory at the least"):
+        space.build(an_architecture(space))
