@@ -40,7 +40,7 @@ def bar(evaluation: Evaluation, whole: Iterable[Evaluation], problem: Problem) -
     if own is None:
         return None
     cheaper = [other.accuracy["fp32"] for other in whole if _rivals(other, own, problem)]
-    better = max if problem.objectives[0].maximise else min
+    better = max if problem.maximise else min
     return better(cheaper, key=lambda score: score.value) if cheaper else None
 
 

@@ -148,5 +148,11 @@ def test_a_study_confirms_the_front_over_all_targets(
     assert len(front)
     assert front["confirmed"].all()
     assert front["accuracy_test"].notna().all()
+    own = pd.read_csv(folder / "trials.csv").set_index("trial")
+    costs = [c for c in front if c.startswith("desk-") and not c.endswith(("_low", "_high", "_verdict"))]
+    assert len(costs) == 2
+    for column in costs:  # in ms like those of the screen, which differ by the trained weights at the most
+        assert column.endswith("_latency_p90_ms")
+        assert (front[column] / own[column].loc[front["trial"]].to_numpy()).between(0.02, 50).all()
     for number in front["trial"]:
         assert (folder / "models" / f"trial{number}.onnx").is_file()
