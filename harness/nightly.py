@@ -26,7 +26,7 @@ from harness.measure import Job, measure_together, require_quiet
 from harness.nightly_plan import Item, NightlyPlan, read_plan
 from harness.reference import reference
 from results import nightly_report
-from results.errors import BoardError, CandidateError, ConfigError
+from results.errors import BoardError, CandidateError, UsageError
 from results.looks import Look, file_look
 from results.nights import BAD, Judged, judge_nights, keep, keep_look, newest_looks
 from results.records import Artifact, Target
@@ -172,13 +172,13 @@ def beside(target: Target) -> Exported:
 
 def nightly(args: argparse.Namespace) -> int:
     """Measures a plan and judges it."""
+    ends_at = None if args.until is None else next_time(args.until, datetime.now().astimezone())
     plan = read_plan(Path(args.words[0]))
     if args.accept_noisy:
         plan = replace(plan, accept_noisy=True)
     lab = Lab.load(args.lab)
     for target in plan.targets:
         lab.entry(target.device)
-    ends_at = None if args.until is None else next_time(args.until, datetime.now().astimezone())
     dues = [
         Due(item, target)
         for target in plan.targets
@@ -211,12 +211,12 @@ def next_time(text: str, now: datetime) -> float:
     """The next time that a clock shows, such as ``06:00``, in seconds since the epoch.
 
     Raises:
-        ConfigError: If it is no time of a day.
+        UsageError: If it is no time of a day.
     """
     try:
         clock = datetime.strptime(text, "%H:%M").time()
     except ValueError as error:
-        raise ConfigError(f"--until {text!r}: write it like 06:00") from error
+        raise UsageError(f"--until {text!r}: write it like 06:00") from error
     end = datetime.combine(now.date(), clock, now.tzinfo)
     return (end if end > now else end + timedelta(days=1)).timestamp()
 

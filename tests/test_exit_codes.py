@@ -184,15 +184,23 @@ def test_figures_of_no_board_say_so_before_anything_else(
         "compare a.onnx b.onnx --on desk --agents 0",
         "compare a.onnx b.onnx --on desk --threads -1",
         "devices add a/b --local",
-        "devices add desk",
+        "devices add shelf",
         "devices emulate pi4 --cpus 0",
         "devices emulate pi4 --cpus 2",
         "devices emulate no-such-board",
         "devices setup desk --version 1.0",
+        "nightly plan.toml --until 25:99",
+        "nightly accept",
         "no-such-command",
     ],
 )
-def test_wrong_words(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab.toml").write_text('[devices.desk]\nconnection = "local"\n')
+    source = '[[sources]]\nname = "m"\nmodel = "model.onnx"\n'
+    (tmp_path / "plan.toml").write_text(source + TARGET.format("desk"))
     argv = words.split()
     if argv[0] != "no-such-command":
         argv += ["--lab", str(tmp_path / "lab.toml")]
