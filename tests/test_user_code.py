@@ -392,24 +392,27 @@ class Strategy(random_search.Strategy):
 """
 
 
+@pytest.mark.parametrize("kind", ["LookupError", "KeyboardInterrupt", "SystemExit"])
 def test_a_strategy_that_raises_ends_the_command_and_goes_on_when_it_is_mended(
     tmp_path: Path,
     lab: str,
     entry_point: Callable[[str, str, str], Path],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
-    file = entry_point("strategies", "raising", STRATEGY)
+    monkeypatch.delitem(sys.modules, "own_plugin_raising", raising=False)
+    file = entry_point("strategies", "raising", STRATEGY.replace("LookupError", kind))
     write(tmp_path, strategy="raising", trials=4)
     for command in ((), ("resume", "own")):
         assert run(tmp_path, lab, *command) == 1
         said = capsys.readouterr().err
         assert "own_plugin_raising.py" in said
-        assert said.rstrip().endswith("LookupError: asked too much")
+        assert said.rstrip().endswith(f"{kind}: asked too much")
         assert "Traceback" not in said
         assert len(told(tmp_path)) < 4
     file.write_text(STRATEGY.replace("raise LookupError", "LookupError"))
-    monkeypatch.delitem(sys.modules, "own_plugin_raising")
+    del sys.modules["own_plugin_raising"]
     assert run(tmp_path, lab, "resume", "own") == 0
     assert len(told(tmp_path)) == 4
 
