@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from harness import energy, stages
+from harness.deployment import keeps_limits
 from harness.prepare import PREPARE_PLAN
 from harness.study import Study
 from results.across_targets import spans_targets
 from results.errors import ArchitectureError, CandidateError, TrainingError
 from results.records import Architecture, Fidelity, Option
+from search.host_memory import require_host_room
 from search.joint import JointSpace, recipe_of
 from search.network import Network, costs
 from search.space import SearchSpace
@@ -267,7 +269,9 @@ def _sampled(study: Study, space: SearchSpace, count: int) -> Iterator[tuple[Arc
     for _ in range(count):
         architecture = space.sample(rng)
         with contextlib.suppress(ArchitectureError, CandidateError):  # in a search it fails alone
-            yield architecture, space.build(architecture)
+            network = space.build(architecture)
+            require_host_room(network)
+            yield architecture, network
 
 
 def _timed(study: Study, task: Task, space: SearchSpace) -> tuple[tuple[Timed, ...], str]:
@@ -275,8 +279,10 @@ def _timed(study: Study, task: Task, space: SearchSpace) -> tuple[tuple[Timed, .
     if study.pool != "processes" or study.device != "cpu":
         return (), f"trainings run elsewhere (pool {study.pool!r}, device {study.device!r})"
     found: list[Timed] = []
-    failed, began_s = "no network of the space could be built", time.monotonic()
-    for architecture, network in _sampled(study, space, 3 * TIMED):
+    failed, began_s = "no network that was drawn can be built and keeps the limits", time.monotonic()
+    drawn = _sampled(study, space, SAMPLED)
+    within = (each for each in drawn if keeps_limits(each[1], study.targets, study.limits))
+    for architecture, network in itertools.islice(within, 3 * TIMED):
         try:
             found.append(_time(study, task, network, recipe_of(space, architecture)))
         except CandidateError as error:
