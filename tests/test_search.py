@@ -109,10 +109,10 @@ def test_fronts_are_confirmed_over_fresh_agents(finished: Path) -> None:
         confirmed = front[front["confirmed"]]
         assert (confirmed["accuracy_board_low"] <= confirmed["accuracy_validation_high"]).all()
         assert (confirmed["accuracy_board_high"] >= confirmed["accuracy_validation_low"]).all()
-        for name in ("accuracy", "latency_p50_ms", "latency_p90_ms"):
+        for name in ("accuracy_test", "latency_p50_ms", "latency_p90_ms"):
             assert (front[f"{name}_low"] <= front[name]).all()
             assert (front[name] <= front[f"{name}_high"]).all()
-        assert front["accuracy_high"].max() <= 1.0
+        assert front["accuracy_test_high"].max() <= 1.0
     confirmed = records(finished, "confirmed")
     for body in confirmed.values():
         assert {s["agent"] for s in body["measurement"]["sessions"]} == {0, 1, 2}  # type: ignore[index]
