@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from devices.registry import Lab
-from examples.private_sshd import PrivateSshd
+from examples.private_sshd import PrivateSshd, find_sshd
 from harness import cli, config
 from harness.export import export
 from harness.host import Host
@@ -74,7 +74,7 @@ def _device(lab: Path) -> Iterator[None]:
         if server is None:
             _run([*add, "--local", *options])
         else:
-            print(f"demo: a private OpenSSH server listens on {server.address}")
+            print(f"demo: a private OpenSSH server ({find_sshd()}) listens on {server.address}")
             # Pinned beside the lab file, where Boardwise keeps the keys it trusts.
             shutil.copy(server.known_hosts, Lab.load(lab).known_hosts)
             _run([*add, server.address, "--identity-file", str(server.identity_file), *options])

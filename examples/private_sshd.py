@@ -290,7 +290,7 @@ def _parts(program: str) -> list[str]:
 @functools.cache
 def _may_have_own_view() -> bool:
     """Whether this is root, and may mount what only its own processes see; containers often may not."""
-    return os.geteuid() == 0 and _succeeds(["unshare", "--mount", "mount", "-t", "tmpfs", "private", "/mnt"])
+    return os.geteuid() == 0 and _succeeds(["unshare", "--mount", "mount", "-t", "tmpfs", "private", "/tmp"])
 
 
 def _succeeds(command: Sequence[str]) -> bool:

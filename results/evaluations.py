@@ -153,6 +153,8 @@ def history(run: Run) -> History:
         with shapes.naming(run, record):
             if record.kind == "asked":
                 trial = from_json(Trial, record.body["trial"])
+                if record.key != str(trial.number):
+                    raise StoreError(f"its trial has the number {trial.number}")
                 trials[trial.number] = TrialRecords(trial, record.body["options"], record.at)
             elif record.kind == "prepared":
                 prepared[record.key] = _measurement(record)

@@ -8,7 +8,7 @@ own="$PWD/.packages"
 lacks() { ! command -v "$1" >/dev/null 2>&1; }
 
 # Whether sshd can be given an account and /run/sshd of its own: as another user than root it needs neither.
-private() { [ "$(id -u)" != 0 ] || unshare --mount true 2>/dev/null; }
+private() { [ "$(id -u)" != 0 ] || unshare --mount mount -t tmpfs private /tmp 2>/dev/null; }
 
 # Keeps a service from being enabled or started by a package that is not installed yet.
 mask() {
@@ -44,7 +44,7 @@ fi
 if [ "${1:-all}" != qemu ]; then
   if ! lacks sshd; then
     echo "OpenSSH server: this machine's own, $(command -v sshd)"
-  elif [ -x "$own/openssh-server/usr/sbin/sshd" ]; then
+  elif private && [ -x "$own/openssh-server/usr/sbin/sshd" ]; then
     echo "OpenSSH server: .packages/openssh-server, unpacked earlier"
   elif private && ! lacks apt-get && ! lacks dpkg-deb; then
     unpack_sshd
