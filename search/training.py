@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from results.errors import ConfigError, TrainingError
+from results.errors import ArchitectureError, ConfigError, TrainingError
 from results.records import Fidelity, Option, Score
 from search import torch_state
 from search.datasets import load_task
@@ -117,7 +117,7 @@ def train(
         TrainingError: If it diverges, takes too long, or code of the task raises.
         ConfigError: If the task's data cannot be used (DataError), or does not fit the network, or there is
             no such device.
-        ArchitectureError: If the job's weights are those of another network.
+        ArchitectureError: If the network does not fit the data, or the job's weights are those of another.
     """
     candidate = job.network.fingerprint
     check_device(job.device)
@@ -198,7 +198,12 @@ def check_device(device: str) -> None:
 
 
 def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:
-    """Raises ConfigError unless the network takes the task's images and gives its outputs."""
+    """Raises unless the network takes the task's images and gives its outputs.
+
+    Raises:
+        ConfigError: For a resolution that the task has not.
+        ArchitectureError: If it is the network that does not fit: others of its space may.
+    """
     channels, height, width = task.input_shape
     if fidelity.resolution is not None:
         if fidelity.resolution > min(height, width):
@@ -208,13 +213,13 @@ def check_fits(network: Network, task: Task, fidelity: Fidelity) -> None:
             )
         height, width = resized(height, width, fidelity.resolution)
     if network.input_shape != (channels, height, width):
-        raise ConfigError(
+        raise ArchitectureError(
             f"task {task.name!r} gives images {(channels, height, width)} at resolution "
             f"{fidelity.resolution or 'its own'}, the network takes {network.input_shape}"
         )
     outputs = network.shapes[network.output]
     if outputs != (task.classes,):
-        raise ConfigError(f"task {task.name!r} has {task.classes} outputs, the network gives {outputs}")
+        raise ArchitectureError(f"task {task.name!r} has {task.classes} outputs, the network gives {outputs}")
 
 
 def resized(height: int, width: int, resolution: int) -> tuple[int, int]:
