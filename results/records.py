@@ -126,7 +126,7 @@ class Target:
                     " use letters, digits, '_', '-' and '.'"
                 )
         if self.runtime not in FORMATS:
-            raise ConfigError(f"target {self.name!r}: no such runtime; known: {', '.join(FORMATS)}")
+            raise ConfigError(f"unknown runtime {self.runtime!r}; known: {', '.join(FORMATS)}")
 
     @property
     def name(self) -> str:
