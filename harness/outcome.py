@@ -29,7 +29,6 @@ from results.records import Limit, Problem, Target
 from results.shapes import records
 from results.store import Run, Store
 from results.tracebacks import write_tracebacks
-from results.units import score_title
 
 SHOWN_CLOSEST = 5
 
@@ -125,11 +124,14 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
 
 def _front_table(front: Any, target: Target, problem: Problem) -> Table:
     title = _words(own_limits(problem, target))
-    grid = Table(title=f"front on {target.name}" + (f" under {title}" if title else ""), title_justify="left")
+    title = f"front on {target.name}" + (f" under {title}" if title else "")
+    title += "" if problem.maximise else f"; {problem.metric}: lower is better"
+    # Without a frame the ends of intervals fit on 80 columns: a number cut in two reads as another one.
+    grid = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for column in (
         "trial",
-        score_title(problem, "validation"),
-        score_title(problem, "test"),
+        f"{problem.metric}, validation",
+        f"{problem.metric}, test",
         "p90 latency",
         "size",
         "confirmed",

@@ -129,6 +129,8 @@ def _cause(limit: Limit, cost: Metric, target: Target) -> str:
 def _set_axes(axes: Axes, known: History, cost: Metric) -> None:
     axes.set_xlabel(_text(axis_label(cost.name)))
     axes.set_ylabel(_text(score_title(known.problem, "validation")))
+    # Whole figures: a common factor such as "1e8" would stand above the axis, where the titles are.
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.9g}"))
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -58,8 +58,12 @@ def score_title(problem: Problem, where: Where | None = None) -> str:
 
 
 def score(figure: float) -> str:
-    """A figure of a task's metric, which may be of any size: three decimals, or four digits."""
-    return f"{figure:.3f}" if figure == 0 or 0.1 <= abs(figure) < 10 else f"{figure:.4g}"
+    """A figure of a task's metric, which may be of any size: three decimals, or four to six digits."""
+    if figure == 0 or 0.1 <= abs(figure) < 10:
+        return f"{figure:.3f}"
+    if 1e4 <= abs(figure) < 1e6:
+        return f"{figure:.0f}"
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), f"{figure:.4g}")
 
 
 def score_column(metric: str, where: Where) -> str:

@@ -1,6 +1,8 @@
 """Whether a user's own Python files still mean what they did: hashes of what they define.
 
-Comments, docstrings, layout and the order of imports and definitions do not count, nor does :data:`IGNORED`.
+Comments, docstrings and layout do not count, nor does :data:`IGNORED`.  Neither does the order of imports,
+functions, classes and literal constants, unless a name is given twice; that of anything else does, and that
+of the fields of a class.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,12 @@ from search.user_code import is_users
 IGNORED = ("CREDITS",)
 """Definitions that no figure depends on."""
 
-WHOLE, IMPORTS, REST = "", "its imports", "other lines"
-"""Beside the names of definitions: the file to the byte, imports in any order, and what defines nothing."""
+WHOLE, IMPORTS, REST, ORDER = "", "its imports", "other lines", "the order of its lines"
+"""Beside the names of definitions: the file to the byte, imports in any order, what defines nothing, and in
+which order that is executed of which the order counts."""
+
+IMPORTERS = ("import_module", "__import__")
+"""Functions that import what their first argument, or ``name``, is."""
 
 Code = dict[str, dict[str, str]]
 """Hash by file and definition."""
@@ -62,7 +69,7 @@ def changed(code: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
         names = {name for name in {*now, *before} - {WHOLE} if now.get(name) != before.get(name)}
         # Hashes of definitions may be another Python's, whose texts differ; to the byte they may not.
         if names and now[WHOLE] != before[WHOLE]:
-            found[file] = sorted(names)
+            found[file] = sorted(names - {ORDER} or names)
     return found
 
 
@@ -73,9 +80,12 @@ def definitions(source: bytes) -> dict[str, str]:
         SyntaxError, ValueError: If it is no Python.
     """
     texts: dict[str, list[str]] = {}
-    for name, text in _named(_Bare().visit(ast.parse(source)).body, ""):
+    body = _Bare().visit(ast.parse(source)).body
+    ordered = list(_ordered(body))
+    for name, text in _named(body, ""):
         if name not in IGNORED:
             texts.setdefault(name, []).append(text)
+    texts[ORDER] = ordered
     hashes = {name: digest(sorted(t) if name == IMPORTS else t) for name, t in texts.items()}
     return {WHOLE: hashlib.sha256(source).hexdigest(), **hashes}
 
@@ -98,6 +108,43 @@ def _named(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
         yield _name(statement, prefix), ast.unparse(statement)
 
 
+def _ordered(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    """What of the statements of a module or class may mean another thing elsewhere in it."""
+    given = Counter(name for statement in body for name in _gives(statement))
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            yield from _ordered(statement.body, f"{prefix}{statement.name}.")
+        twice = any(given[name] > 1 for name in _gives(statement))
+        if twice or not _anywhere(statement, in_class=bool(prefix)):
+            yield f"{prefix}{type(statement).__name__} {','.join(_gives(statement))}"
+
+
+def _gives(statement: ast.stmt) -> list[str]:
+    """The names that a definition, an import or a constant gives; of other statements none."""
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in statement.names]
+    name = _name(statement, "")
+    return [] if name == REST else [name]
+
+
+def _anywhere(statement: ast.stmt, *, in_class: bool) -> bool:
+    """Whether a statement may stand anywhere, if nothing else gives its names."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign) and not in_class:
+        return _name(statement, "") in IGNORED or _is_literal(statement.value)
+    definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Import | ast.ImportFrom
+    return isinstance(statement, definition)
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    try:
+        ast.literal_eval(value or ast.Constant(None))
+    except ValueError:
+        return False
+    return True
+
+
 def _name(statement: ast.stmt, prefix: str) -> str:
     if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return prefix + statement.name
@@ -117,6 +164,9 @@ def _imported(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
             base = "." * node.level + (node.module or "")
             inner = f"{base}." if node.module else base
             names = [base, *(inner + alias.name for alias in node.names)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTERS):
+            named = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "name")]
+            names = [a.value for a in named if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         for name in names:
             yield from _located(name, package)
 

@@ -43,7 +43,8 @@ def task_file(path: Path, options: Mapping[str, Any]) -> Task:
         classes=classes,
         data=splits,
         credits=tuple(getattr(module, "CREDITS", ())),
-        metric=getattr(module, "METRIC", "accuracy" if measure is None else "metric"),
+        metric=(getattr(module, "METRIC", None) or "").strip()
+        or ("accuracy" if measure is None else "metric"),
         maximise=getattr(module, "MAXIMISE", True),
         loss=loss,
         measure=measure,

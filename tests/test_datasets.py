@@ -326,3 +326,9 @@ def test_a_task_file_with_data_alone_is_a_classification(tmp_path: Path) -> None
     assert (task.name, task.classes, task.metric, task.maximise) == ("task", 2, "accuracy", True)
     assert task.measure is None
     assert task.trainer is None
+
+
+@pytest.mark.parametrize("name", ["", "  ", None])
+def test_a_metric_without_a_name_is_called_metric(tmp_path: Path, name: str | None) -> None:
+    code = f"METRIC = {name!r}\ndef metric(outputs, targets):\n    return 1.0\n"
+    assert load_task(task_file(tmp_path, code)).metric == "metric"

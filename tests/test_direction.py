@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import tomllib
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from matplotlib.figure import Figure
 
 from devices.board_agent import SessionResult
 from devices.replay import ReplayAgent
-from harness import cli, config, plugins
+from harness import cli, config, plugins, terminal
 from harness.config import STORE
+from harness.outcome import print_outcome
 from harness.speedups import accelerated
-from results import plots, table
+from results import plots, scores, table
 from results.codec import from_json, to_json
 from results.evaluations import history, stored_problem
 from results.fidelity import levels
@@ -218,10 +220,45 @@ def test_a_trials_score_is_of_the_worst_precision_of_its_targets(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("figure", "text"), [(0.8534, "0.853"), (0.0, "0.000"), (-7123.4, "-7123"), (0.000123456, "0.0001235")]
+    ("figure", "text"),
+    [
+        (0.8534, "0.853"),
+        (0.0, "0.000"),
+        (-7123.4, "-7123"),
+        (12345.6, "12346"),
+        (-2.3048e8, "-2.305e8"),
+        (0.000123456, "0.0001235"),
+        (2.1678e-9, "2.168e-9"),
+    ],
 )
 def test_scores_of_any_size_are_shown_in_enough_digits(figure: float, text: str) -> None:
     assert score(figure) == text
+
+
+@pytest.mark.parametrize("size", [1e-9, -3e8])
+def test_figures_of_any_size_are_whole_on_80_columns_and_in_pictures(tmp_path: Path, size: float) -> None:
+    problem = Problem((Metric("accuracy", (PI.name,), maximise=False), Metric("latency_p90", (PI.name,))))
+    with Store.open(tmp_path / "store.sqlite") as store:
+        run = store.begin("demo", {**run_config((PI,), ()), "problem": to_json(problem)})
+        for number in range(2):
+            ask(run, number)
+            measured(run, number, make_measurement([make_session([0.004 * (1 + number)] * 20)]))
+            samples = tuple(size * (0.7218 + number / 10 + i / 1111) for i in range(100))
+            found = Score(size * (0.7345 + number / 10), 100, proportion=False, resampled=samples)
+            body = {"accuracy": {"fp32": to_json(found)}, "learning_curve": [], "checkpoint": "ab"}
+            run.append("trained", str(number), body | {"training_s": 1.0})
+            told(run, number)
+        known = history(run)
+        file = io.StringIO()
+        console = terminal.console(file)
+        console.width = 80
+        print_outcome(run, tmp_path, [], console)
+    words = file.getvalue().replace("│", " ").split()
+    first = scores.interval(known.trials[0].accuracy["fp32"])
+    assert {f"[{score(first.low)},", f"{score(first.high)}]"} <= set(words)
+    figure = plots.draw(known, PI.name)
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
 
 
 # --------------------------------------------------------------------------- whole studies

@@ -27,7 +27,7 @@ from results.codec import to_json
 from results.errors import ConfigError, DataError
 from results.records import Proposal, Trial
 from results.store import Run, Store
-from search.code_hashes import definitions
+from search.code_hashes import ORDER, changed, code_of, definitions
 from search.datasets import load_task
 from search.task_hashes import TaskHashes
 from search.training import loaded_task
@@ -338,12 +338,42 @@ print(half(Kind().area()))
         ("self.size**2", "self.size", {"Kind.area"}),
         ("import math", "import cmath", {"its imports"}),
         ("print(half(", "print(1 + half(", {"other lines"}),
+        ("    size = 3\n", "    size = 3\n    unit = 'm'\n", {"Kind.unit", ORDER}),
     ],
 )
 def test_what_counts_as_a_change_of_code(old: str, new: str, names: set[str]) -> None:
     assert old in CODE
     before, now = definitions(CODE.encode()), definitions(CODE.replace(old, new).encode())
     assert {name for name in {*before, *now} - {""} if before.get(name) != now.get(name)} == names
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counts"),
+    [
+        ("A = 1\nB = [2, 3]\n", "B = [2, 3]\nA = 1\n", False),
+        ("def f(): return A\nA = g(1)\n", "A = g(1)\ndef f(): return A\n", False),
+        ("class C:\n    def a(self): ...\n    b = 1\n", "class C:\n    b = 1\n    def a(self): ...\n", False),
+        ("A = 1\nB = A + 1\nA = 5\n", "A = 1\nA = 5\nB = A + 1\n", True),
+        ("class P:\n    x: int = 1\n    y: int = 2\n", "class P:\n    y: int = 2\n    x: int = 1\n", True),
+        ("seed(0)\nA = draw()\n", "A = draw()\nseed(0)\n", True),
+        ("from a import f\ndef f(): ...\n", "def f(): ...\nfrom a import f\n", True),
+    ],
+)
+def test_order_counts_where_it_may_mean_another_thing(before: str, after: str, counts: bool) -> None:
+    was, now = definitions(before.encode()), definitions(after.encode())
+    assert {name for name in {*was, *now} - {""} if was.get(name) != now.get(name)} == (
+        {ORDER} if counts else set()
+    )
+
+
+def test_what_is_imported_by_name_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_by_name.py").write_text("K = 3\n")
+    own = tmp_path / "own.py"
+    own.write_text("import importlib\n\n\ndef data():\n    importlib.import_module('imported_by_name')\n")
+    code = code_of(str(own))
+    (tmp_path / "imported_by_name.py").write_text("K = 4\n")
+    assert changed(code) == {str(tmp_path / "imported_by_name.py"): ["K"]}
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_a_note_and_its_networks_are_looked_at(
