@@ -46,5 +46,5 @@ def run_folder(args: argparse.Namespace) -> Path:
             with Store.open_to_read(found / STORE) as store:
                 store.run(found.name)
             return found
-    known = [path.parent.name for path in args.runs.glob(f"*/{STORE}")]
+    known = {path.parent.name for path in args.runs.glob(f"*/{STORE}")} - {"nightly"}  # plans, not runs
     raise ConfigError(f"{unknown_name('run', str(args.run), known)} (looked in {args.runs}/)")

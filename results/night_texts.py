@@ -35,10 +35,12 @@ class Told:
         verdict, finding = self.verdict, self.verdict.finding
         if verdict.before is None:
             return f"learning: {finding.nights} nights of history"
-        levels = f"{show(self.metric, math.exp(verdict.before))} -> {show(self.metric, self.figure)}"
+        before, newest = math.exp(verdict.before), self.figure
         against = f"{finding.nights} nights"
         if verdict.scale == "level":
             against = f"the series before ({self.changed})"
+            newest = before * (1 + finding.shift)  # the figure is tonight's alone
+        levels = f"{show(self.metric, before)} -> {show(self.metric, newest)}"
         seen = f"{finding.shift:+.1%} against {against}, p = {finding.p:.2g}: {levels}"
         is_first = verdict.since == self.night
         if verdict.outcome == "slow change":

@@ -323,6 +323,12 @@ class _State:
         judged += [
             self._untold(name, "unmeasured", reason) for name, reason in missing.items() if name not in first
         ]
+        told = {one.series for one in judged}
+        judged += [
+            self._untold(name, "unmeasured", "not reached, or no longer in the plan")
+            for name, one in self.watched.items()
+            if one.standing is not None and name not in told
+        ]
         for name in accepted:
             if name in self.watched:
                 self.watched[name].accept()

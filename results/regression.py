@@ -44,6 +44,10 @@ WINDOW = 21
 """Nights of a segment that its mean and spread are taken from, the newest."""
 
 ALARM = 0.01
+ALARM_ACROSS = 0.0005
+"""Across environments, where a night's luck is not divided out by the reference, for all series alike, and
+ten nights are tested."""
+
 LEAST_SPREAD = 0.002
 """A history that by chance hardly varies must not make every night an alarm."""
 
@@ -157,6 +161,11 @@ def baseline(history: History, since: int | None = None) -> Baseline | None:
     compared = windows[-1:] if since is None else windows[since:-1]
     levels = [(float(w.mean()), len(w)) for w in compared if len(w)]
     freedom = sum(len(w) - 1 for w in windows if len(w))
+    if since is not None and freedom < LEAST_FREEDOM and len(windows) > 2 and levels:
+        # Environments that change every night or two leave no spread: their nights count as one segment.
+        windows = [np.concatenate(compared)]
+        levels = [(float(windows[0].mean()), len(windows[0]))]
+        freedom = len(windows[0]) - 1
     if not levels or sum(map(len, windows)) < LEAST_NIGHTS or freedom < LEAST_FREEDOM:
         return None
     power = sum(float(((w - w.mean()) ** 2).sum()) for w in windows if len(w))
@@ -204,7 +213,8 @@ def _test(watch: Watch, z: float) -> Finding:
     shift = math.fsum(new) / len(new) - base.mean
     t = shift / (base.spread * math.sqrt(1 / len(new) + 1 / base.nights))
     p = float(special.stdtr(base.freedom, -t))
-    state: State = "candidate" if p < ALARM and shift > watch.least_shift else "fine"
+    alarm = ALARM if watch.since is None else ALARM_ACROSS
+    state: State = "candidate" if p < alarm and shift > watch.least_shift else "fine"
     return Finding(state, math.expm1(shift), p, base.nights)
 
 

@@ -3,7 +3,8 @@
 The rules of one night are :mod:`results.regression`'s; here is what follows from one night to the next.
 
 * A *regression* (or slow change) stands until a night lies nearer to the level before it than to its own and
-  is not confirmed as one itself: then it is *mended*.  Its nights never enter the history.  Accepted, its
+  is not confirmed as one itself: then it is *mended*.  Where that may be the luck of one night
+  (:data:`LUCK`), it takes a second one in a row.  Its nights never enter the history.  Accepted, its
   newest level begins a new segment.
 * An *improvement* that was confirmed moves the baseline: at once where it is larger than :data:`SURE`
   standard deviations, else with the second night in a row, since both looks of a night share what that night
@@ -43,6 +44,9 @@ SURE = 15.0
 """Standard deviations of a night beyond which one night is enough to move the baseline down, and one look to
 tell what a changed environment cost where there was no time for a second.  Student's t with 3 degrees of
 freedom, the heaviest tail that ``benchmarks.nightly`` draws, goes beyond once in 16,000 nights."""
+
+LUCK = 4.0
+"""Standard deviations of a night below a regression's level, up to which one night does not mend it."""
 
 _RANKS = ("learning", "fine", "candidate", "slow change")
 
@@ -102,6 +106,7 @@ class Standing:
         step: From where to where, as of the newest night.
         finding: As of the newest night.
         moved: Nights that are the new baseline once it is accepted.
+        is_doubted: Whether the night before looked mended, and may have been mere luck.
     """
 
     outcome: Outcome
@@ -109,6 +114,7 @@ class Standing:
     step: Step
     finding: Finding
     moved: tuple[Point, ...]
+    is_doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,11 @@ class Side:
     def is_told(self) -> bool:
         """Whether there is a step in this direction, or a creeping change."""
         return self.is_confirmed or self.finding.state == "slow change"
+
+    @property
+    def told_shift(self) -> float:
+        """Of two scales that tell a step: the mean of an environment may hold nights before the step."""
+        return self.finding.shift if self.is_told else 0.0
 
     @property
     def rank(self) -> int:
@@ -241,6 +252,9 @@ class Series:
         point = _mean(looks if looked_again else looks[:1], self.environment)
         if self.standing is not None and self.standing.step.lasts(point):
             return self._worse(point, worse)
+        if self.standing is not None and not worse.is_told and self._may_be_luck(self.standing, point):
+            self.standing = replace(self.standing, is_doubted=True)
+            return self._told(self.standing, self.standing.step.shift(point))
         if worse.is_told:
             verdict = self._worse(point, worse)
         elif better.is_told or self._improvement_lasts(point):
@@ -268,11 +282,23 @@ class Series:
                 step=replace(known.step, point=point),
                 finding=replace(known.finding, shift=shift, p=p),
                 moved=(point,),
+                is_doubted=False,
             )
         self.standing, self.doubt = known, None
-        return Verdict(
-            known.outcome, known.finding, known.step.scale, known.step.before.level, since=known.night
-        )
+        return self._told(known, math.log1p(known.finding.shift))
+
+    def _told(self, known: Standing, shift: float) -> Verdict:
+        """A standing regression, with how far tonight lies above the level before it."""
+        found = replace(known.finding, shift=math.expm1(shift))
+        return Verdict(known.outcome, found, known.step.scale, known.step.before.level, since=known.night)
+
+    def _may_be_luck(self, known: Standing, point: Point) -> bool:
+        """Whether a first night nearer to the level before may come from the scatter of single nights."""
+        shift, scale = known.step.shift(point), known.step.scale
+        base = baseline(self.watch(scale).history, self.watch(scale).since)
+        if known.is_doubted or shift <= 0 or base is None:
+            return False
+        return known.step.shift(known.step.point) - shift < LUCK * base.spread
 
     def _crept_up(self, point: Point, finding: Finding) -> Standing:
         """Leaves the first level as the baseline."""
@@ -389,7 +415,7 @@ def _sides(
     sides: dict[str, Side] = {}
     for name, scale in keys:
         side = Side(sign, scale, found[name, scale], (name, scale) in bad)
-        sides[name] = max(sides.get(name, side), side, key=lambda one: one.rank)
+        sides[name] = max(sides.get(name, side), side, key=lambda one: (one.rank, one.told_shift))
     return sides
 
 

@@ -129,6 +129,38 @@ def test_a_kernel_that_costs_a_third_is_a_regression_until_it_is_accepted(run: R
     assert newest(run).outcome == "fine"
 
 
+def test_a_step_some_nights_after_an_upgrade_is_told_in_full(run: Run) -> None:
+    calm(run)
+    for number in range(14, 20):
+        add(run, number, 0.003 * (-1) ** number, environment=NEW)
+    add(run, 20, math.log(2), again=math.log(2), environment=NEW)
+    assert "+100.0% against 6 nights" in newest(run).text
+    assert "10 ms -> 20 ms" in newest(run).text
+
+
+def test_levels_across_environments_are_those_of_the_shift(run: Run) -> None:
+    """Of all nights in the new environment, not of the newest alone."""
+    calm(run)
+    add(run, 14, 0.0, environment=NEW)
+    add(run, 15, 0.018, environment=NEW)
+    assert "+0.9% against the series before" in newest(run).text
+    assert "10 ms -> 10.1 ms" in newest(run).text
+
+
+def test_a_regression_whose_source_left_the_plan_stands_until_it_is_accepted(run: Run) -> None:
+    calm(run)
+    add(run, 14, 0.26, again=0.26)
+    add(run, 15, 0.0, name="renamed")
+    told = list(judge_nights(run, {}).values())[-1]
+    assert {one.series: one.outcome for one in told}[SERIES] == "regression"
+    assert "not measured since night014: not reached, or no longer in the plan" in told[-1].text
+    assert accept(run, "detector") == [SERIES]
+    add(run, 16, 0.0, name="renamed")
+    assert [one.series for one in list(judge_nights(run, {}).values())[-1]] == [
+        SERIES.replace("detector", "renamed")
+    ]
+
+
 def test_another_board_is_never_compared(run: Run) -> None:
     calm(run)
     other = Environment((("kernel", "6.6.31"), ("model", "Raspberry Pi 5"), ("unit", "another")))

@@ -79,6 +79,23 @@ def test_a_regression_is_told_against_the_level_before_it_however_long_it_lasts(
     assert {verdict.since for verdict in verdicts} == {"n20"}
 
 
+def test_one_lucky_night_does_not_mend_a_small_regression() -> None:
+    """Nights scatter by 0.6 %: one of 1.8 % is nearer to 0 than to 4 %, and within 4 standard deviations."""
+    series, told = Series(), []
+    for number, z in enumerate([0.006, -0.006] * 10 + [0.04, 0.018, 0.04, 0.018, 0.018, 0.0, 0.04, -0.001]):
+        series.enter("A")
+        point = Point(f"n{number}", "A", z, z)
+        told.append(judge({"s": series}, {"s": point}, {"s": point})["s"].outcome)
+    assert told[20:] == ["regression"] * 4 + ["mended", "fine", "regression", "mended"]
+
+
+def test_environments_that_change_every_night_learn_and_tell_steps() -> None:
+    environments = "".join(chr(ord("A") + number) for number in range(23))
+    verdicts = play([1.0] * 20 + [1.1] * 3, environments)[1]
+    told = [verdict.outcome for verdict in verdicts]
+    assert told == ["learning"] * 10 + ["fine"] * 10 + ["regression"] * 3
+
+
 def test_an_accepted_regression_is_the_baseline_from_then_on() -> None:
     series, _ = play(CALM + [1.1] * 3)
     series.accept()
