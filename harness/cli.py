@@ -259,7 +259,7 @@ def _add_nightly(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _compare(args: argparse.Namespace) -> int:
     from harness.first_look import look_at_device
 
-    look_at_device(args)
+    look_at_device(args, args.a, args.b)
     from harness.compare import compare_command
 
     return compare_command(args)
@@ -274,9 +274,9 @@ def _nightly(args: argparse.Namespace) -> int:
         return accept_command(args)
     if len(args.words) != 1 or args.undo or args.plan is not None:
         args.usage("nightly takes one plan file; --plan and --undo belong to nightly accept NAME")
-    from harness.first_look import look_at_file
+    from harness.first_look import look_at_plan
 
-    look_at_file(args, Path(args.words[0]))
+    look_at_plan(args, Path(args.words[0]))
     from harness.nightly import nightly
 
     return nightly(args)
@@ -285,7 +285,7 @@ def _nightly(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from harness.first_look import look_at_device
 
-    look_at_device(args)
+    look_at_device(args, args.model)
     from harness.bench import bench
 
     return bench(args)

@@ -177,14 +177,15 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from devices.device import connect
-    from devices.preflight import check, examine
     from devices.registry import Lab
-    from harness.config import meter_seat
-    from harness.meter_check import try_meter
 
     lab = Lab.load(args.lab)
     entry = lab.entry(args.name)
+    from devices.device import connect
+    from devices.preflight import check, examine
+    from harness.config import meter_seat
+    from harness.meter_check import try_meter
+
     seat = meter_seat(entry, _holder("check"), lab, ask_secret())
 
     def look(connection: Connection) -> list[CheckResult]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devices.registry import Lab
 from results.errors import ConfigError, unknown_name
 from results.settings import Settings
+
+if TYPE_CHECKING:
+    from results.records import Target
 
 STORE = "store.sqlite"
 
@@ -19,16 +24,39 @@ def look_at_file(args: argparse.Namespace, path: Path) -> None:
 
 
 def look_at_study(args: argparse.Namespace) -> None:
-    """Raises ConfigError for a study that is no TOML, or has a key or value that cannot be."""
+    """Raises ConfigError for a study that is no TOML, or has a key, value or name that cannot be."""
     look_at_file(args, args.study)
+    from harness import plugins
     from harness.study import read_study  # takes longer than all of the above
 
-    read_study(args.study)
+    study = read_study(args.study)
+    _look_at_devices(args, study.targets)
+    if not study.space.name.endswith(".py") and ":" not in study.space.name:
+        plugins.look_for("spaces", study.space.name, f"{args.study}: [space]: ")
+    plugins.look_for("strategies", study.strategy.name.partition(":")[0], f"{args.study}: [strategy]: ")
 
 
-def look_at_device(args: argparse.Namespace) -> None:
-    """Raises ConfigError for a device that is not in the lab."""
+def look_at_plan(args: argparse.Namespace, path: Path) -> None:
+    """Raises ConfigError for a plan that is no TOML, or has a key, value or device that cannot be."""
+    look_at_file(args, path)
+    from harness.nightly_plan import read_plan  # takes longer than all of the above
+
+    _look_at_devices(args, read_plan(path).targets)
+
+
+def _look_at_devices(args: argparse.Namespace, targets: Iterable[Target]) -> None:
+    lab = Lab.load(args.lab)
+    for target in targets:
+        lab.entry(target.device)
+
+
+def look_at_device(args: argparse.Namespace, *models: str) -> None:
+    """Raises ConfigError for a device that is not in the lab, and for model files that are not there."""
     Lab.load(args.lab).entry(args.on)
+    for model in models:
+        path = Path(model)
+        if path.suffix.lower() in (".onnx", ".tflite") and not path.exists():
+            raise ConfigError(f"{model} cannot be read: no such file")
 
 
 def run_folder(args: argparse.Namespace) -> Path:

@@ -31,6 +31,13 @@ def known(folder: str) -> list[str]:
     return sorted({*ours, *(point.name for point in _entry_points(folder))})
 
 
+def look_for(folder: str, name: str, where: str = "") -> None:
+    """Raises ConfigError if there is no plug-in of a name, which begins with where the name stands."""
+    if name not in known(folder):
+        what = "strategy" if folder == "strategies" else folder[:-1]
+        raise ConfigError(f"{where}{unknown_name(what, name, known(folder))}")
+
+
 def load(folder: str, name: str) -> ModuleType:
     """The module of a plug-in.
 
@@ -45,10 +52,7 @@ def load(folder: str, name: str) -> ModuleType:
                 raise ConfigError(f"entry point {point.value!r} of boardwise.{folder} is not a module")
             installed(module)
             return module
-    if name not in known(folder):
-        raise ConfigError(
-            unknown_name(folder[:-1] if folder != "strategies" else "strategy", name, known(folder))
-        )
+    look_for(folder, name)
     return importlib.import_module(f"{PACKAGES[folder]}.{name}")
 
 

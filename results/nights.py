@@ -323,11 +323,11 @@ class _State:
         judged += [
             self._untold(name, "unmeasured", reason) for name, reason in missing.items() if name not in first
         ]
-        told = {one.series for one in judged}
+        known = {one.series for one in judged}
         judged += [
             self._untold(name, "unmeasured", "not reached, or no longer in the plan")
             for name, one in self.watched.items()
-            if one.standing is not None and name not in told
+            if one.standing is not None and name not in known
         ]
         for name in accepted:
             if name in self.watched:

@@ -14,6 +14,21 @@ from results.settings import Settings
 from results.store import Store
 
 HEAVY = ("torch", "pandas", "scipy", "sklearn", "matplotlib", "onnxruntime")
+STUDY = """
+trials = 1
+task = { name = "digits" }
+space = { name = "chain" }
+strategy = { name = "random_search" }
+targets = [{ device = "desk", runtime = "onnxruntime" }]
+"""
+NIGHTLY = """
+[[sources]]
+name = "one"
+model = "one.onnx"
+[[targets]]
+device = "desk"
+runtime = "onnxruntime"
+"""
 SCRIPT = f"""
 import sys
 from harness.cli import main
@@ -65,12 +80,36 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(command: str, said:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [("search study.toml", "study.toml"), ("nightly accept nobody", "nobody")]
+    ("command", "said"),
+    [
+        ("search study.toml", "study.toml"),
+        (
+            "search space.toml --lab lab.toml",
+            "space.toml: [space]: unknown space 'chian'; did you mean 'chain'",
+        ),
+        ("search strategy.toml --lab lab.toml", "strategy.toml: [strategy]: unknown strategy 'randm_search'"),
+        ("search device.toml --lab lab.toml", "lab.toml: unknown device 'dsek'; did you mean 'desk'"),
+        ("nightly plan.toml --lab lab.toml", "unknown device 'dsek'; did you mean 'desk'"),
+        ("nightly key.toml --lab lab.toml", "key.toml: unknown key 'source'"),
+        ("bench missing.onnx --on desk --lab lab.toml", "missing.onnx cannot be read: no such file"),
+        ("compare a:b missing.tflite --on desk --lab lab.toml", "missing.tflite cannot be read"),
+        ("devices check desk --lab bad.toml", "bad.toml: not valid TOML"),
+        ("nightly accept nobody", "nobody"),
+    ],
 )
 def test_what_takes_a_closer_look_is_told_before_pytorch_is_imported(
     command: str, said: str, folder: Path
 ) -> None:
     (folder / "study.toml").write_text("[study]\nnme = 'x'\n")
+    (folder / "lab.toml").write_text("[devices.desk]\nconnection = 'local'\n")
+    for name, old, new in (
+        ("space", "chain", "chian"),
+        ("strategy", "random_search", "randm_search"),
+        ("device", "desk", "dsek"),
+    ):
+        (folder / f"{name}.toml").write_text(STUDY.replace(old, new))
+    (folder / "plan.toml").write_text(NIGHTLY.replace("desk", "dsek"))
+    (folder / "key.toml").write_text(NIGHTLY.replace("[sources]", "[source]"))
     words = [sys.executable, "-c", SCRIPT, *command.split()]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
