@@ -8,6 +8,7 @@ files that are not what was measured, would be wrong.
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import space_of, task_of
+from harness.file_metadata import FILE_METADATA
 from harness.study import Named, Study, study_of
 from results.codec import digest, from_json, to_json
 from results.errors import ArchitectureError, ConfigError
@@ -147,6 +149,10 @@ def _check_task(run: Run, study: Study, task: Task) -> list[str]:
     if edited:
         what = f"its task is another one, whose scores cannot be compared with those so far{_named(edited)}"
         raise _refusal(run, what, edited)
+    names = json.loads(run.config.get(FILE_METADATA, {}).get("classes", "null"))
+    if names is not None and names != list(task.class_names):
+        what = f"the classes of task {study.task.name!r} were {names} and are {list(task.class_names)}"
+        raise _refusal(run, what, [study.task.name])
     if parts and hashes.code and task_of(study).splits().hashes() != task.splits().hashes():
         return [f"data() of {study.task.name} gives other arrays each time: scores are of different images"]
     if parts:

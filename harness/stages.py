@@ -119,14 +119,17 @@ def search(rig: Rig, strategy: Strategy) -> None:
     loop.search()
     if rig.run.get("finished", "search") is None:
         body: dict[str, Any] = {"wall_s": time.monotonic() - started, "at": time.time()}
-        if loop.wanted > 0:
-            body["ended"] = _why_early(rig)
+        if loop.wanted > 0 and (why := _why_early(rig)):
+            body["ended"] = why
         rig.run.append("finished", "search", body)
 
 
 def _why_early(rig: Rig) -> str:
-    """Why a strategy had nothing more to ask for."""
-    tried = {from_json(Trial, r.body["trial"]).proposal.architecture for r in rig.run.records("asked")}
+    """Why a strategy asked for nothing more; empty where all candidates were tried, some less than fully."""
+    asked = [from_json(Trial, record.body["trial"]).proposal for record in rig.run.records("asked")]
+    if len({p.architecture for p in asked if not p.screen_only}) >= rig.study.trials:
+        return ""
+    tried = {proposal.architecture for proposal in asked}
     there = len(list(islice(rig.space.architectures(), len(tried) + 1)))
     if there > len(tried):
         return f"the strategy had nothing left to try after {len(tried)} of {rig.study.trials} trials"

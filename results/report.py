@@ -216,9 +216,11 @@ def _members(known: History, here: pd.DataFrame, target: Target) -> list[str]:
     ]
     confirmed = int(here["confirmed"].sum())
     csv = f"pareto_{target.name}.csv"
+    more = len(here) > here["nominal"].sum()
     note = (
-        f"{len(short)} of {len(here)} members: the front by the values. The others cannot be told from it at "
-        f"95 %; all are in [{csv}]({csv}). {confirmed} of {len(here)} are confirmed, that is measured again "
+        f"{len(short)} of {len(here)} members: the front by the values. "
+        + ("The others cannot be told from it at 95 %; all" if more else "All")
+        + f" are in [{csv}]({csv}). {confirmed} of {len(here)} are confirmed, that is measured again "
         "with trained weights in fresh processes; only confirmed figures are final."
     )
     shared = [f"All of them have {escape(describe(common))}."] if common else []

@@ -449,6 +449,10 @@ def test_a_folder_of_images_with_another_image_is_another_data_set(tmp_path: Pat
         Image.fromarray(255 - IMAGES[0]).save(tmp_path / "pictures" / "a" / "0.png")
         with pytest.raises(ConfigError, match="pictures' is not what it was"):
             checked(run, tmp_path)
+        Image.fromarray(IMAGES[0]).save(tmp_path / "pictures" / "a" / "0.png")
+        (tmp_path / "pictures" / "b").rename(tmp_path / "pictures" / "c")
+        with pytest.raises(ConfigError, match=r"classes of task .* were \['a', 'b'\] and are \['a', 'c'\]"):
+            checked(run, tmp_path)
 
 
 @pytest.mark.parametrize(
