@@ -205,7 +205,9 @@ def read_study(path: Path) -> Study:
         if isinstance(table, dict) and isinstance(table.get("name"), str) and _is_path(table["name"]):
             # Stored absolute, so that the run can be resumed from any folder.
             values[what] = {**table, "name": str((path.parent / Path(table["name"]).expanduser()).resolve())}
-    return study_of(_with_in_flight(values), path)
+    study = study_of(_with_in_flight(values), path)
+    run_name(study.name, str(path))  # of new runs alone: earlier versions took longer names
+    return study
 
 
 def _with_in_flight(values: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +238,7 @@ def _is_path(name: str) -> bool:
 
 
 def study_of(values: Mapping[str, Any], path: Path) -> Study:
-    """Validates a study that was read before; errors as in :func:`read_study`.
+    """Validates a study that was read before, but for its name; errors as in :func:`read_study`.
 
     Args:
         values: The file as a dictionary.
@@ -267,7 +269,7 @@ def study_of(values: Mapping[str, Any], path: Path) -> Study:
     by_energy = "energy" in decisive
     energy = measurement.take("energy", bool, False) or by_energy
     study = Study(
-        name=run_name(top.take("name", str, path.stem), where),
+        name=top.take("name", str, path.stem),
         seed=top.take_count("seed", 0, low=0),
         trials=top.take_count("trials", TRIALS),
         task=_named(top.table("task")),

@@ -9,12 +9,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from results.evaluations import History, history
@@ -33,6 +34,8 @@ LOG_FROM_RATIO = 8.0
 """Range of costs from which on their axis is logarithmic."""
 
 LONGEST_TEXT = 160
+WIDE_IN, HIGH_IN = 6.8, 4.2
+"""Room for a text along an axis, which is made as small as that takes."""
 
 FAR = 1.5
 """Ruled-out trials are drawn up to so many times the limit."""
@@ -83,6 +86,8 @@ def draw(known: History, target: str) -> Figure:
     _draw_titles(axes, known, target, shown, members)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    for text, room_in in ((axes.xaxis.label, WIDE_IN), (axes.yaxis.label, HIGH_IN)):
+        _fit(text, room_in)
     _label(axes, [m for m in members if m.nominal], scale)
     return figure
 
@@ -265,11 +270,20 @@ def _draw_titles(
         measurement = shown[0].measurement
         board = measurement.environment.get("model")
         title += f" ({board})" if board != "unknown" else ""
-        axes.set_title(_text(_details(measurement, members)), loc="left", fontsize=8, color="#555555")
+        _fit(axes.set_title(_text(_details(measurement, members)), loc="left", fontsize=8, color="#555555"))
     else:
         text = "no full training was measured here"
-    axes.text(0, 1.065, _text(title), transform=axes.transAxes, fontsize=11, fontweight="bold")
+    _fit(axes.text(0, 1.065, _text(title), transform=axes.transAxes, fontsize=11, fontweight="bold"))
     axes.text(0.5, 0.5, text, transform=axes.transAxes, fontsize=12, color=LIMIT, ha="center")
+
+
+def _fit(text: Text, room_in: float = WIDE_IN) -> None:
+    """Makes a text small enough for its room; a longer one leaves none for the axes."""
+    figure = cast(Figure, text.figure)
+    extent = text.get_window_extent()
+    length_in = max(extent.width, extent.height) / figure.dpi
+    if length_in > room_in:
+        text.set_fontsize(float(text.get_fontsize()) * room_in / length_in)
 
 
 def _text(text: str) -> str:

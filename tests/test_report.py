@@ -10,10 +10,11 @@ import pytest
 from matplotlib.text import Annotation
 
 from results import plots
+from results.codec import to_json
 from results.errors import StoreError
 from results.evaluations import history
 from results.plots import draw, front_picture
-from results.records import Environment, Limit, Metric
+from results.records import Environment, Limit, Metric, Problem
 from results.report import report, write_report
 from results.store import Run, Store
 from results.units import axis_label, show, words
@@ -84,6 +85,17 @@ def test_a_picture_says_what_it_shows(store: Store) -> None:
     assert axes.get_xlabel() == "p90 latency [ms]"
     assert axes.get_ylabel() == "accuracy (validation)"
     assert "measured" in axes.get_title(loc="left")
+
+
+def test_long_names_leave_room_for_the_picture(store: Store) -> None:
+    problem = Problem((Metric("accuracy", maximise=False), P90), metric="w" * 150)
+    run = store.begin("W" * 200, {**config((PI,), ()), "problem": to_json(problem)})
+    add(run, 0, 0.004, 0.9)
+    figure = draw(history(run), PI.name)
+    figure.draw_without_rendering()
+    box = figure.axes[0].get_window_extent()
+    assert box.width > 0.7 * figure.bbox.width
+    assert box.height > 0.6 * figure.bbox.height
 
 
 def test_labels_do_not_overlap(store: Store) -> None:

@@ -324,3 +324,10 @@ def test_a_name_that_is_no_good_folder_is_refused_when_the_file_is_read(tmp_path
     path.write_text(GOOD.replace(chr(34) + "demo" + chr(34), json.dumps(name)))
     with pytest.raises(ConfigError, match="name must be made of letters"):
         read_study(path)
+
+
+def test_a_stored_run_may_have_the_longer_name_that_earlier_versions_took(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(GOOD)
+    values = {**read_study(path).source, "name": "a" * 255}
+    assert study_of(values, path).name == "a" * 255
