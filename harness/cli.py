@@ -7,6 +7,7 @@ Only the standard library is imported here; each command imports what it needs, 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import signal
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: From argparse: 2 for wrong words, 0 after ``--help`` and ``--version``.
     """
+    # Closed by the caller (">&-") is not the same as lost: nobody wants to read, and all else goes on.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         with _signals(), _told_of_lost_readers():
             args = _parser().parse_args(argv)
@@ -79,9 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"boardwise: stopped by {name}; nothing stored is lost")
         return 128 + stopped.number
     except BrokenPipeError:
-        # The reader of our output has gone; keep Python from complaining once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_output_up()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _give_output_up()
+        say(f"boardwise: {error.filename or 'the output'} cannot be written: {error.strerror}")
+        return Exit.ERROR
     except BaseException as error:
         from search.user_code import users_lines
 
@@ -90,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a mistake of ours: the whole traceback helps to mend it
         say(f"boardwise: code of your own raised:\n{lines}")
         return Exit.ERROR
+
+
+def _give_output_up() -> None:
+    """Keeps Python from complaining once more, at its end, about an output that cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

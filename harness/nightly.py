@@ -26,7 +26,7 @@ from harness.measure import Job, measure_together, require_quiet
 from harness.nightly_plan import Item, NightlyPlan, read_plan
 from harness.reference import reference
 from results import nightly_report
-from results.errors import BoardError, CandidateError, UsageError
+from results.errors import BoardError, CandidateError, ConfigError, UsageError
 from results.looks import Look, file_look
 from results.nights import BAD, Judged, judge_nights, keep, keep_look, newest_looks
 from results.records import Artifact, Target
@@ -185,6 +185,7 @@ def nightly(args: argparse.Namespace) -> int:
         for one in plan.sources
         for item in one.items(target.file_format)
     ]
+    _check_pairs(plan, dues)
     with Store.open(args.runs / "nightly" / "store.sqlite") as store:
         run = (
             store.run(plan.name) if plan.name in store.runs() else store.begin(plan.name, {"kind": "nightly"})
@@ -198,6 +199,19 @@ def nightly(args: argparse.Namespace) -> int:
     paths = nightly_report.write(args.runs / "nightly" / plan.name, plan.name, nights)
     _say(args, night, nights[name], paths)
     return _exit(night, nights[name])
+
+
+def _check_pairs(plan: NightlyPlan, dues: Sequence[Due]) -> None:
+    """Raises ConfigError for a target or source that the plan would never measure, since formats differ."""
+    for target in plan.targets:
+        if target not in [due.target for due in dues]:
+            raise ConfigError(
+                f"plan {plan.name!r}: {target.name} runs .{target.file_format} files, and no source is one"
+            )
+    measured = {due.item.name for due in dues}
+    for one in plan.sources:
+        if not one.run and one.name not in measured:
+            raise ConfigError(f"plan {plan.name!r}: no target runs files such as {one.model} ({one.name!r})")
 
 
 def _new_name(run: Run) -> str:

@@ -282,3 +282,18 @@ def test_an_output_that_nobody_reads() -> None:
     os.close(theirs)
     assert done.returncode == 128 + signal.SIGPIPE
     assert done.stderr == b""
+
+
+def test_an_output_that_was_closed_is_no_error() -> None:
+    command = f"{sys.executable} -m harness.cli devices emulate --list"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(f"{command} {closed}", shell=True, cwd=ROOT, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_output_on_a_full_disk_is_told_in_a_sentence() -> None:
+    command = [sys.executable, "-m", "harness.cli", "devices", "emulate", "--list"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == Exit.ERROR
+    assert done.stderr == "boardwise: the output cannot be written: No space left on device\n"

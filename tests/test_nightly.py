@@ -99,6 +99,23 @@ def test_a_missing_source_ends_the_night_with_its_name(
     assert "broken.onnx" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[[targets]]\ndevice = "desk"\nruntime = "tflite"\n', "runs .tflite files, and no source is one"),
+        ('[[sources]]\nname = "lite"\nmodel = "some.tflite"\n', "no target runs files such as some.tflite"),
+    ],
+    ids=["target", "source"],
+)
+def test_what_the_plan_would_never_measure_is_refused(
+    folder: Path, tmp_path: Path, more: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = PLAN.replace('[[sources]]\nname = "broken"\nmodel = "broken.onnx"\n', "")
+    (tmp_path / "plan.toml").write_text(only.replace("small.onnx", str(folder / "small.onnx")) + more)
+    assert run(folder, "nightly", str(tmp_path / "plan.toml")) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_what_is_not_reached_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from harness import nightly
 
