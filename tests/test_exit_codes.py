@@ -199,6 +199,7 @@ def test_wrong_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lab.toml").write_text('[devices.desk]\nconnection = "local"\n')
+    (tmp_path / "model.onnx").touch()
     source = '[[sources]]\nname = "m"\nmodel = "model.onnx"\n'
     (tmp_path / "plan.toml").write_text(source + TARGET.format("desk"))
     argv = words.split()
