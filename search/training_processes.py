@@ -13,8 +13,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -119,7 +120,8 @@ class Processes(Pausable):
                 ours, theirs = self._context.Pipe()
                 with theirs:
                     process = self._context.Process(target=guard, args=(theirs,), name=_GUARD, daemon=True)
-                    process.start()
+                    with _without_interrupts():  # the fork server, which this starts, too
+                        process.start()
                 self._guard = Worker(process, ours)
             try:
                 self._guard.connection.send_bytes(b"who")
@@ -163,6 +165,17 @@ class Processes(Pausable):
                 _end(self._guard)
                 self._guard.process.close()
                 self._guard = None
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started meanwhile never gets the terminal's Ctrl-C, not even before it can ignore it."""
+    resource_tracker.ensure_running()  # which would let them through again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @functools.cache

@@ -299,6 +299,16 @@ def test_code_that_hangs_is_killed(
         pool.submit(job(task)).result(LIMIT_S)
 
 
+def test_the_fork_server_is_deaf_to_interrupts_from_its_start(pool: TrainingPool, tmp_path: Path) -> None:
+    """It imports PyTorch before it looks after signals: a Ctrl-C meanwhile gave a traceback."""
+    pool.submit(job(task_file(tmp_path))).result(timeout=LIMIT_S)
+    server = int(stat_fields(workers()[0])[1])
+    status = Path(f"/proc/{server}/status").read_text()
+    blocked = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk"))
+    assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
 def test_workers_leave_interrupts_to_the_main_process(pool: TrainingPool, tmp_path: Path) -> None:
     future = pool.submit(job(task_file(tmp_path, BUSY)))
     wait_until(lambda: count(tmp_path) >= 0)
