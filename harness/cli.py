@@ -12,6 +12,7 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +122,13 @@ def _told_of_lost_readers() -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end a command equally cleanly; a SIGHUP ignored by nohup stays ignored."""
+    """Ctrl-C, SIGTERM and SIGHUP end a command equally cleanly; a SIGHUP ignored by nohup stays ignored.
+
+    Only the main thread hears of signals: a command that runs in another leaves them as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)

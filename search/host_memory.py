@@ -39,7 +39,7 @@ def require_room_for(shapes: Mapping[str, Shape], candidate: str, activation_byt
         raise OutOfMemory(
             candidate,
             f"needs {needed_bytes / 1e9:.3g} GB of memory at the least, and this machine has "
-            f"{left_bytes / 1e9:.3g} GB left: its weights were not drawn",
+            f"{left_bytes / 1e9:.3g} GB left: it was not made",
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,17 @@ from results.records import Architecture, Option
 from search import torch_state
 from search.host_memory import require_room_for
 from search.module_graph import network_of
+from search.module_sizes import elements_of
 from search.network import Network, Shape
 from search.space import Decision, SearchSpace
 from search.task_file import executed
 from search.user_code import blamed, installed
+
+_MAKERS = (
+    *(torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.linspace),
+    *(torch.rand, torch.randn, torch.randint),
+)
+"""Functions that make a tensor of a size; PyTorch's layers make their weights by the first."""
 
 SEED = 0
 """Of the weights that the function draws; a search begins with weights of its own."""
@@ -92,7 +98,8 @@ class Space(SearchSpace):
     def _network(self, options: dict[str, Option]) -> Network:
         chosen = {name: options[name] for name in self._chosen}
         module = self._module({**self._fixed, **chosen, **self._given})
-        network = network_of(module, self._input_shape)
+        with blamed(f"{self._text}: its module raised", ArchitectureError):
+            network = network_of(module, self._input_shape)
         if network.shapes[network.output] != (self._classes,):
             found = network.shapes[network.output]
             raise ArchitectureError(
@@ -110,10 +117,7 @@ class Space(SearchSpace):
 
 
 class _Room(TorchFunctionMode):
-    """Ends a function before it takes more memory than there is, whereupon the kernel would end the search.
-
-    PyTorch's layers make their weights by ``torch.empty``.
-    """
+    """Ends a function before it takes more memory than there is: the kernel would end the search."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -126,14 +130,14 @@ class _Room(TorchFunctionMode):
         Raises:
             ArchitectureError: If this machine cannot hold it.
         """
-        if function is torch.empty and args:
-            size = args[0] if isinstance(args[0], tuple | list) else args
-            self._elements += math.prod(int(edge) for edge in size)
+        kwargs = kwargs or {}
+        if function in _MAKERS:
+            self._elements += elements_of(function, args, kwargs)
             try:
                 require_room_for({"": (self._elements,)}, self._text)
             except OutOfMemory as error:
                 raise ArchitectureError(f"{self._text} {error.message}") from error
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _function(text: str) -> Callable[..., Any]:
@@ -155,7 +159,10 @@ def _function(text: str) -> Callable[..., Any]:
 
 def _parameters(function: Callable[..., Any]) -> list[str] | None:
     """Names of the arguments of a function; None for one that takes any."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # compiled code seldom says
+        return None
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters]

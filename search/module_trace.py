@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from results.errors import ArchitectureError
+from results.errors import ArchitectureError, OutOfMemory
+from search.host_memory import require_room_for
 from search.layers import Padding, output_shape
 from search.module import NetworkModule
+from search.module_sizes import elements_of
 from search.module_steps import DROPOUTS, READERS, Step, unsupported
 from search.network import Conv, Identity, Layer, Node, Shape
 
@@ -46,6 +48,12 @@ _RANDOM = (
     *("gumbel_softmax", "dropout1d", "dropout3d", "feature_dropout", "fractional_max_pool2d"),
 )
 """Functions that draw from the process's generator; they are not run."""
+
+_LARGE = 10**6
+"""Elements of a tensor from which on it is asked whether this machine has the memory."""
+
+_COPY_BYTES = 8
+"""Of each element: float32 in the module, and in the graph that is compared with it."""
 
 _UNLEARNED = "gradients switched off (supported: what can be trained)"
 
@@ -180,6 +188,7 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self.found = Trace()
         self.refusal = ""  # the first
+        self._elements = 0
         self._training, self._batch = module.training, len(images)
         self._paths = {id(each): path for path, each in module.named_modules()}
         self._parameters = {id(tensor): name for name, tensor in module.named_parameters()}
@@ -202,6 +211,8 @@ class _Mode(TorchFunctionMode):
             return self._drop(call, args, kwargs)
         if call.known and torch.is_inference_mode_enabled():
             raise call.refusal(_UNLEARNED)
+        if call.known and not call.name.startswith("."):
+            self._require_room(call, elements_of(func, args, kwargs))
         made = func(*args, **kwargs)
         results = list(_tensors(made))
         if tensors and not results and call.name not in _METADATA and not call.name.startswith("."):
@@ -214,6 +225,15 @@ class _Mode(TorchFunctionMode):
         elif results:
             self._check_parameters(call, tensors)
         return made
+
+    def _require_room(self, call: _Call, elements: int) -> None:
+        """Raises ArchitectureError before a call makes what this machine cannot hold with all before it."""
+        self._elements += elements
+        if elements >= _LARGE:
+            try:
+                require_room_for({}, f"{call.where}: {call.what}", _COPY_BYTES * self._elements)
+            except OutOfMemory as error:
+                raise ArchitectureError(f"{call.where}: {call.what} {error.message}") from error
 
     def _check_parameters(self, call: _Call, tensors: list[Tensor]) -> None:
         for name in (self._parameters[id(each)] for each in tensors if id(each) in self._parameters):

@@ -5,6 +5,7 @@ The search sees the validation split, the report shows the test split, training 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import reprlib
@@ -237,7 +238,7 @@ class Task:
 
 def _number(found: Any) -> float:
     """What a metric of the user's own gave."""
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        raise TypeError(f"metric() is to return a number, it returned {reprlib.repr(found)}") from None
+    if not isinstance(found, str | bytes):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return float(found)
+    raise TypeError(f"metric() is to return a number, it returned {reprlib.repr(found)}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,9 @@ def test_an_output_on_a_full_disk_is_told_in_a_sentence() -> None:
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == Exit.ERROR
     assert done.stderr == "boardwise: the output cannot be written: No space left on device\n"
+
+
+def test_a_command_runs_beside_the_main_thread_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(cli.main, ["devices", "emulate", "--list"]).result() == Exit.FINE
+    assert capsys.readouterr().out

@@ -141,7 +141,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Sto
 
 
 @given(text=studies(), sorted_keys=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=36, deadline=None)
 def test_a_stored_study_has_the_space_that_it_began_with(
     opened: tuple[Path, Store], text: str, sorted_keys: bool
 ) -> None:
@@ -237,12 +237,10 @@ def edited(finished: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     ("edited", "words"),
     [
         (("own.py", '"relu"', '"silu"'), ["trial 0", "own.py: Space.build"]),
-        (("own.py", "(2, 2)", "(1, 1)"), ["trial 0", "Space.build"]),
         (("own.py", '"conv"', '"conv1"'), ["trial 0", "Space.build"]),
         (("own.py", "channels = 4 + ", "channels = 4 / 0 + "), ["trial 0", "Space.build"]),
         (("own.py", "tuple(values)", "(*values, 9)"), ["'widths' was [2, 4] and is [2, 4, 9]", "__init__"]),
         (("task.py", "float(", "100 * float("), ["task.py: metric", "scores cannot be compared"]),
-        (("task.py", "def metric", "def loss(outputs, targets): ...\n\n\ndef metric"), ["task.py: loss"]),
         (("task.py", "default_rng(0)", "default_rng(1)"), ["task.py: data"]),
         (("task.py", "def metric", "METRIC = 'share'\n\n\ndef metric"), ["task.py: METRIC"]),
     ],
@@ -263,9 +261,8 @@ def test_what_was_edited_is_named_and_nothing_is_written(
     "edited",
     [
         ("own.py", "channels = 4", "# four at the least\n        channels = (4)"),
-        ("task.py", '"""Two kinds of stripes."""', '"""Stripes,\nof two kinds."""\n\n'),
         ("task.py", '["nobody"]', '["somebody"]'),
-        ("task.py", "# the share that is right", '"""The share that is right."""'),
+        ("task.py", '"""Two kinds of stripes."""', '"""Stripes,\nof two kinds."""\n\n'),
     ],
     indirect=True,
 )
