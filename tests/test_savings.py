@@ -80,7 +80,7 @@ def test_what_was_ended_early_is_modelled_and_on_no_front(run: Run, tmp_path: Pa
 def test_a_supernet_s_seconds_count_and_are_no_saving(run: Run, tmp_path: Path) -> None:
     trial = Trial(0, Proposal(Architecture("space", (0,)), Fidelity(10), "supernet"))
     run.append("asked", "0", {"trial": to_json(trial), "options": {}})
-    run.append("built", "0", {"network": {"macs": 1e6}, "graph": "graph"})
+    run.append("built", "0", {"network": {"macs": 1e6, "parameters": 1e5}, "graph": "graph"})
     trained(run, 0, 0.9)
     end(run, 0)
     plan = {"epochs": 20, "sampling": "uniform"}
