@@ -95,7 +95,7 @@ def junit(plan: str, judged: Sequence[Judged]) -> str:
             name=rest or name,
             time=f"{_took_s(one):.3f}",
         )
-        text = printable(f"{one.outcome}: {one.text}")
+        text = printable(one.text if one.text.startswith(one.outcome) else f"{one.outcome}: {one.text}")
         if one.outcome in BAD or one.outcome == "unmeasured":
             kind = "error" if one.outcome == "unmeasured" else "failure"
             ElementTree.SubElement(case, kind, type=one.outcome, message=text).text = _body(plan, one)

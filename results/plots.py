@@ -84,8 +84,7 @@ def draw(known: History, target: str) -> Figure:
         _draw_limit(axes, cost, upper)
     _draw_front(axes, members, scale, upper)
     _draw_titles(axes, known, target, shown, members)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _draw_legend(figure, axes)
     for text, room_in in ((axes.xaxis.label, WIDE_IN), (axes.yaxis.label, HIGH_IN)):
         _fit(text, room_in)
     _label(axes, [m for m in members if m.nominal], scale)
@@ -253,6 +252,17 @@ def _draw_points(
         label=label,
         zorder=5 if filled else 4,
     )
+
+
+def _draw_legend(figure: Figure, axes: Axes) -> None:
+    """Below the picture: in as many columns as it has room for, and in smaller letters where one has none."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    for columns, size in ((3, 8), (2, 8), (1, 8), (1, 5)):
+        legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
+        if size == 5 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _reach(figure: Interval, end: float) -> float:

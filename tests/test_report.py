@@ -14,7 +14,7 @@ from results.codec import to_json
 from results.errors import StoreError
 from results.evaluations import history
 from results.plots import draw, front_picture
-from results.records import Environment, Limit, Metric, Problem
+from results.records import Environment, Limit, Metric, Problem, Target
 from results.report import report, write_report
 from results.store import Run, Store
 from results.units import axis_label, show, words
@@ -96,6 +96,24 @@ def test_long_names_leave_room_for_the_picture(store: Store) -> None:
     box = figure.axes[0].get_window_extent()
     assert box.width > 0.7 * figure.bbox.width
     assert box.height > 0.6 * figure.bbox.height
+
+
+def test_a_legend_with_long_names_of_targets_is_within_the_picture(store: Store) -> None:
+    other = Target("a-rather-long-name-of-a-board-on-the-desk", "onnxruntime", "fp32", (("threads", 4),))
+    limits = tuple(Limit(Metric("latency_p90", (t.name,)), 0.02) for t in (PI, other))
+    run = store.begin("demo", config((PI, other), limits))
+    add(run, 0, 0.004, 0.9)
+    ask(run, 1)
+    measured(run, 1, make_measurement([make_session([0.005] * 30)] * 3))
+    measured(run, 1, make_measurement([make_session([0.05] * 30)] * 3, target=other))
+    told(run, 1, "infeasible")
+    figure = draw(history(run), PI.name)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert other.name in " ".join(text.get_text() for text in legend.get_texts())
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_labels_do_not_overlap(store: Store) -> None:
