@@ -13,6 +13,7 @@ from devices.registry import Lab
 from harness import config, terminal
 from harness.deployment import require_room
 from harness.exit_codes import Exit
+from harness.first_look import STORE
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together
@@ -60,7 +61,7 @@ def _keep(args: argparse.Namespace, inputs: Sequence[Input], measurement: Measur
     stem = Path(args.model).stem.replace(":", "-")
     name = f"{stem}-{args.on}-{stamp}"
     body = {"file": str(args.model), "measurement": to_json(measurement)}
-    with Store.open(folder / "store.sqlite") as store:
+    with Store.open(folder / STORE) as store:
         _run(store).append("benched", name, body)
     taken = "; ".join(f"{i.name} {i.dtype} {'x'.join(map(str, i.shape))}" for i in inputs)
     batch = inputs[0].shape[0] if inputs[0].shape else 1

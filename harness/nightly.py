@@ -20,6 +20,7 @@ from harness import config, terminal
 from harness.board import Board
 from harness.exit_codes import Exit
 from harness.export import Exported
+from harness.first_look import STORE
 from harness.host import Host
 from harness.host_trust import ask_secret
 from harness.measure import Job, measure_together, require_quiet
@@ -186,7 +187,7 @@ def nightly(args: argparse.Namespace) -> int:
         for item in one.items(target.file_format)
     ]
     _check_pairs(plan, dues)
-    with Store.open(args.runs / "nightly" / "store.sqlite") as store:
+    with Store.open(args.runs / "nightly" / STORE) as store:
         run = (
             store.run(plan.name) if plan.name in store.runs() else store.begin(plan.name, {"kind": "nightly"})
         )

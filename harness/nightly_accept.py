@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness import terminal
+from harness.first_look import STORE
 from results.errors import ConfigError, unknown_name
 from results.nights import accept, accepted_names, known_names, standing, take_back
 from results.store import Run, Store
@@ -16,7 +17,7 @@ def accept_command(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: If no plan has that name, or several have it and ``--plan`` does not say which.
     """
-    file = args.runs / "nightly" / "store.sqlite"
+    file = args.runs / "nightly" / STORE
     if not file.is_file():
         raise ConfigError(f"{args.runs}/nightly holds no nights yet; --runs names another folder")
     with Store.open(file) as store:

@@ -22,7 +22,7 @@ from results.across_targets import spans_targets
 from results.codec import from_json
 from results.confirmation import frontless, unconfirmed
 from results.empty_front import closest, why_empty
-from results.evaluations import History, history, stored_problem
+from results.evaluations import History, history
 from results.failures import failures
 from results.front import limits_of, own_limits
 from results.records import Limit, Problem, Target
@@ -68,16 +68,16 @@ def show_outcome(args: argparse.Namespace, run: Run, folder: Path, paths: list[P
 
 def outcome_json(run: Run, folder: Path, paths: list[Path]) -> dict[str, Any]:
     """The outcome as a JSON value: the rows of the CSVs, and the files."""
-    targets = [from_json(Target, target) for target in run.config["targets"]]
-    fronts = {t.name: json.loads(table.pareto(run, t.name).to_json(orient="records")) for t in targets}
-    if spans_targets(stored_problem(run.config)):
-        together = table.across_targets_table(history(run))
-        fronts["all targets"] = json.loads(together.to_json(orient="records"))
+    known = history(run)
+    tables = {t.name: table.pareto_table(known, t.name) for t in known.targets}
+    if spans_targets(known.problem):
+        tables["all targets"] = table.across_targets_table(known)
+    fronts = {name: json.loads(front.to_json(orient="records")) for name, front in tables.items()}
     return {
         "run": run.name,
         "folder": str(folder),
         "fronts": fronts,
-        "not_confirmed": unconfirmed(history(run)),
+        "not_confirmed": unconfirmed(known),
         "ended_early": ended_early(run),
         "files": [str(p) for p in paths],
     }
@@ -114,8 +114,10 @@ def print_outcome(run: Run, folder: Path, paths: list[Path], console: Console | 
             f"front of all targets together: trials {numbers}; {confirmed} of {len(front)} confirmed on all "
             f"({table.ACROSS_TARGETS_CSV})"
         )
-    for name, why in unconfirmed(history(run)).items():
+    missing = unconfirmed(known)
+    for name, why in missing.items():
         console.print(f"{name}: the front is not confirmed: {why}", style="bold yellow", soft_wrap=True)
+    if missing:
         console.print(f"go on: boardwise resume {folder}", soft_wrap=True)
     console.print(f"files in {folder}", style="bold")
     for path in paths:
